@@ -1,0 +1,30 @@
+# make demo: environment, installation, pictures from the shipped model.   make test: everything that CI runs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/genrefine generate --num-images 2 --seed 1 --adaptive -o demo.png --class-label \
+		smileys-emotion/noto animals-nature/fluent food-drink/twemoji flags/noto \
+		travel-places/fluent symbols/twemoji objects/noto people-body/fluent
+	@echo "The pictures are in $(CURDIR)/demo.png"
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.png

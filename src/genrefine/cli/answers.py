@@ -1,0 +1,25 @@
+"""What a verb says: lines on standard output, numbers as JSON."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def say(line: str = "") -> None:
+    """Print one line."""
+    sys.stdout.write(f"{line}\n")
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record as indented JSON.
+
+    Raises:
+        GenrefineError: the path cannot be written.
+    """
+    from genrefine import __version__
+    from genrefine.media import write_atomically
+
+    content = json.dumps({"genrefine": __version__, **record}, indent=2, ensure_ascii=False)
+    write_atomically(path, f"{content}\n".encode())

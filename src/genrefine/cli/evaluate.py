@@ -1,0 +1,149 @@
+"""`genrefine evaluate`: how good reconstructions, samples, pictures of prompts and clips are."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from genrefine.cli.answers import say
+from genrefine.cli.evaluate_text import (
+    add_clip_options,
+    add_prompt_options,
+    load_clips,
+    load_extractor,
+    measure_clips,
+    measure_prompts,
+)
+from genrefine.cli.loading import adapt, load_class_pipeline, load_pictures, load_tokenizer
+from genrefine.cli.options import (
+    CLASS_MODEL,
+    SAMPLING,
+    TEXT_MODEL,
+    add_adapter_options,
+    add_batch_option,
+    add_data_options,
+    add_device_option,
+    add_dtype_option,
+    add_json_option,
+    add_model_option,
+    add_sampling_options,
+    positive,
+)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Describe the options of the verb: four subjects, each with its own."""
+    subjects = parser.add_subparsers(dest="subject", metavar="SUBJECT", required=True)
+    tokenizer = subjects.add_parser("tokenizer", help="PSNR, SSIM and bits per pixel of reconstructions")
+    tokenizer.add_argument(
+        "--rounds", type=int, nargs="*", default=list(range(1, 9)), metavar="M", help="other HBQ rounds to try (1 to 8)"
+    )
+    tokenizer.add_argument(
+        "--size", type=positive, metavar="PIXELS", help="crop and resize to this side (default: as they are)"
+    )
+    tokenizer.add_argument("--frames", type=positive, metavar="N", help="read clips of N frames (default: pictures)")
+    add_model_option(tokenizer, "pipeline or tokenizer folder")
+    samples = subjects.add_parser("samples", help="kernel and Frechet distance of samples of a class model")
+    samples.add_argument("--num-samples", type=int, default=2000, metavar="N", help="pictures to make (2000)")
+    samples.add_argument(
+        "--training-split", metavar="NAME", help="split of the training pictures, for a floor and nearest neighbors"
+    )
+    prompts = subjects.add_parser("prompts", help="whether pictures of captions show what these say")
+    add_prompt_options(prompts)
+    clips = subjects.add_parser("clips", help="clips of captions beside the real ones")
+    add_clip_options(clips)
+    for subject in (samples, prompts, clips):
+        subject.add_argument(
+            "--extractor", type=Path, metavar="FILE", help="feature network, a .pt2 file (default: EfficientNet-Lite0)"
+        )
+        subject.add_argument(
+            "--extractor-size", type=positive, default=128, metavar="PIXELS", help="side of its input (128)"
+        )
+        subject.add_argument(
+            "--samples", type=Path, metavar="DIR", help="keep finished samples here, and continue from them"
+        )
+        subject.add_argument("--seed", type=int, default=0, metavar="S", help="seed of subsets and choices (0)")
+        add_model_option(subject, default=CLASS_MODEL if subject is samples else TEXT_MODEL)
+        add_adapter_options(subject)
+        add_sampling_options(subject)
+    for subject, default in ((tokenizer, 32), (samples, 16), (prompts, 16), (clips, 8)):
+        subject.add_argument("--data", required=True, metavar="SOURCE", help="held-out pictures: folder or data set")
+        add_data_options(subject, labels=subject is samples)
+        add_batch_option(subject, default)
+        add_json_option(subject)
+        add_device_option(subject)
+        add_dtype_option(subject)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure and report."""
+    from genrefine.media import require_writable, require_writable_folder, write_atomically
+
+    if options.json:
+        require_writable(options.json)
+    if getattr(options, "samples", None):
+        require_writable_folder(options.samples)
+    measure = {"tokenizer": _tokenizer, "samples": _samples, "prompts": measure_prompts, "clips": measure_clips}
+    record = measure[options.subject](options)
+    if options.json:
+        write_atomically(options.json, (record.to_json() + "\n").encode())
+
+
+def _tokenizer(options: argparse.Namespace) -> Any:
+    from genrefine.evaluation.evaluate import evaluate_tokenizer
+
+    source: Any = load_pictures(options.data, options, options.size) if options.frames is None else _clips(options)
+    tokenizer = load_tokenizer(options.model, options.device, options.dtype)
+    found = evaluate_tokenizer(tokenizer, source, options.rounds, options.batch_size, progress=sys.stderr.isatty())
+    what = "pictures" if found.frames == 1 else f"clips of {found.frames} frames"
+    say(f"{found.num_pictures} {what} of {found.width} x {found.height}")
+    say(f"PSNR {found.psnr:.2f} dB   SSIM {found.ssim:.4f}   {found.bits_per_pixel:.3f} bits per pixel")
+    say(f"without quantization {found.psnr_unquantized:.2f} dB")
+    if found.frames > 1:
+        say("frame by frame " + " ".join(f"{value:.2f}" for value in found.psnr_of_frames) + " dB")
+    for rate in found.rates:
+        say(f"M = {rate.rounds}   {rate.bits_per_pixel:6.3f} bits per pixel   {rate.psnr:6.2f} dB")
+    return found
+
+
+def _clips(options: argparse.Namespace) -> Any:
+    return load_clips(options, options.frames, options.size)
+
+
+def _samples(options: argparse.Namespace) -> Any:
+    from genrefine.evaluation.evaluate import evaluate_class_pipeline
+
+    pipeline = load_class_pipeline(options.model, options.device, options.dtype)
+    adapt(pipeline, options)
+    names = pipeline.class_names
+    held_out = load_pictures(options.data, options, pipeline.picture_size, names)
+    training = None
+    if options.training_split:
+        training = load_pictures(options.data, options, pipeline.picture_size, names, options.training_split)
+    pipeline.set_progress_bar_config(disable=True)
+    sampling = {name: getattr(options, name) for name in SAMPLING if getattr(options, name) is not None}
+    found = evaluate_class_pipeline(
+        pipeline,
+        held_out,
+        options.num_samples,
+        training,
+        load_extractor(options),
+        options.batch_size,
+        options.samples,
+        options.seed,
+        progress=sys.stderr.isatty(),
+        **sampling,
+    )
+    say(found.extractor)
+    say(f"{found.num_samples} samples, {found.mean_steps:.2f} steps and {found.mean_evaluations:.2f} evaluations each")
+    for row in found.comparisons:
+        say(f"{row.first} ({row.num_first}) against {row.second} ({row.num_second}):")
+        kernel = row.kernel
+        say(f"    kernel distance {kernel.mean:.4f} (std of subsets {kernel.std:.4f})   Frechet {row.frechet:.2f}")
+    if (memory := found.memorization) is not None:
+        say(
+            f"median distance to the nearest training picture: samples {memory.median_distance_of_samples:.4f}, "
+            f"held-out {memory.median_distance_of_held_out:.4f}"
+        )
+        say(f"samples nearer than 99 % of held-out pictures: {memory.near_share:.1%}")
+    return found

@@ -1,0 +1,201 @@
+"""`genrefine generate`: pictures and clips from prompts, pictures from class names."""
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genrefine.cli.answers import say, write_json
+from genrefine.cli.drawing import Request, default_output, draw, notices, require_output, save
+from genrefine.cli.loading import adapt, load_class_pipeline, load_pipeline
+from genrefine.cli.options import (
+    CLASS_MODEL,
+    SAMPLING,
+    TEXT_MODEL,
+    add_adapter_options,
+    add_batch_option,
+    add_device_option,
+    add_dtype_option,
+    add_json_option,
+    add_model_option,
+    add_sampling_options,
+)
+from genrefine.errors import GenrefineError
+
+if TYPE_CHECKING:
+    from genrefine.pipelines import ClassPipeline, TextPipeline
+
+_MOST_FILMED = 9
+_SET_IN_MOTION = 17
+_OF_PROMPTS = ("prompt", "negative_prompt", "frames", "first_frame", "height", "width")
+_OF_PICTURES = ("class_label", "output", "num_images", "seed", "film", "json", "batch_size", *_OF_PROMPTS, *SAMPLING)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Describe the options of the verb."""
+    parser.add_argument(
+        "prompt", nargs="*", metavar="PROMPT", help="what to make; several make one picture each; none, anything"
+    )
+    parser.add_argument("--negative-prompt", metavar="TEXT", help="what guidance leads away from")
+    parser.add_argument(
+        "--frames",
+        type=int,
+        metavar="N",
+        help=f"1 for a still, more for a clip (default: 1, or {_SET_IN_MOTION} with --first-frame)",
+    )
+    parser.add_argument("--first-frame", type=Path, metavar="IMG", help="picture to set in motion")
+    parser.add_argument("--height", type=int, metavar="PIXELS", help="default: that of the model")
+    parser.add_argument("--width", type=int, metavar="PIXELS", help="default: that of the model")
+    parser.add_argument(
+        "--class-label",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="names or numbers of classes, in place of prompts, for models of classes",
+    )
+    parser.add_argument("--list-classes", action="store_true", help="print the class names of the model and end")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="OUT",
+        help="a .png, for clips a .mp4, .webp or .gif (several samples become a sheet), or a folder for one file per "
+        "sample (default: a file named after the prompt or class and the seed)",
+    )
+    parser.add_argument("--num-images", type=int, default=1, metavar="N", help="samples per prompt or class (1)")
+    parser.add_argument(
+        "--seed",
+        nargs="+",
+        type=int,
+        action="extend",
+        metavar="S",
+        help="seed of the first picture, the others following by ones, or one seed per picture (default: drawn)",
+    )
+    add_sampling_options(parser)
+    parser.add_argument("--film", type=Path, metavar="FILE", help="draw the refinement as .gif or .webp")
+    add_batch_option(parser)
+    add_json_option(parser)
+    add_model_option(parser, default=None, in_words=f"{TEXT_MODEL}; {CLASS_MODEL} for classes")
+    add_adapter_options(parser)
+    add_device_option(parser)
+    add_dtype_option(parser)
+    parser.set_defaults(defaults={name: parser.get_default(name) for name in _OF_PICTURES})
+
+
+def run(options: argparse.Namespace) -> None:
+    """Make the pictures."""
+    if options.list_classes:
+        _list_classes(options)
+        return
+    _check(options)
+    pipeline = load_pipeline(_model(options), options.device, options.dtype)
+    adapt(pipeline, options)
+    request = _request(pipeline, options)
+    if options.film and len(request.seeds) > _MOST_FILMED:
+        raise GenrefineError(f"a film shows at most {_MOST_FILMED} pictures; got {len(request.seeds)}; ask for fewer")
+    output = options.output or default_output(request)
+    require_output(output, request.is_clip)
+    start = time.perf_counter()
+    drawn = draw(request, options.batch_size, filmed=options.film is not None)
+    seconds = time.perf_counter() - start
+    notes: dict[str, Any] = {"model": _model(options), "settings": request.settings}
+    if options.adapter:
+        notes["adapter"] = {"folder": str(options.adapter), "scale": options.adapter_scale}
+    if options.first_frame:
+        notes["first_frame"] = str(options.first_frame)
+    several = len(options.prompt or options.class_label or [None]) > 1
+    columns = options.num_images if several and options.num_images > 1 else None  # one row per prompt or class
+    files = save(output, drawn, request, notes, columns)
+    if options.film:
+        from genrefine.media import save_animation
+
+        save_animation(drawn.film, options.film)
+        files.append(str(options.film))
+    if options.json:
+        write_json(options.json, {**notes, **drawn.records, "seconds": round(seconds, 3), "files": files})
+    count, steps = len(request.seeds), drawn.records["num_steps"]
+    kind = "clip" if request.is_clip else "picture"
+    say(
+        f"{count} {kind}{'s' * (count > 1)} in {seconds:.1f} s, {sum(steps) / count:.3g} steps each, "
+        f"seed{'s' * (count > 1)} {_brief(request.seeds)}: {_brief(files)}"
+    )
+
+
+def _model(options: argparse.Namespace) -> str:
+    of_classes = options.class_label or options.list_classes
+    return options.model or (CLASS_MODEL if of_classes else TEXT_MODEL)
+
+
+def _list_classes(options: argparse.Namespace) -> None:
+    given = [name for name in _OF_PICTURES if getattr(options, name) not in (options.defaults[name], [])]
+    if given:
+        raise GenrefineError(f"--list-classes makes no pictures; leave out {_option(given[0])}")
+    pipeline = load_class_pipeline(_model(options), options.device, options.dtype)
+    adapt(pipeline, options)
+    for name in pipeline.class_names:
+        say(name)
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse before any model is loaded what could not be done or written in the end."""
+    from genrefine.media import require_animation_path, require_writable
+
+    if options.class_label:
+        _refuse_given(options, _OF_PROMPTS, "--class-label asks a model of classes")
+    if any(not prompt.strip() for prompt in options.prompt):
+        raise GenrefineError("the prompt is empty; say what to make, or give no prompt at all for anything")
+    if options.film:
+        require_animation_path(options.film)
+    if options.output is not None:
+        require_output(options.output, _frames(options) > 1)
+    for path in (options.film, options.json):
+        if path:
+            require_writable(path)
+
+
+def _frames(options: argparse.Namespace) -> int:
+    if options.frames is not None:
+        return int(options.frames)
+    return _SET_IN_MOTION if options.first_frame else 1
+
+
+def _refuse_given(options: argparse.Namespace, names: tuple[str, ...], reason: str) -> None:
+    for name in names:
+        if getattr(options, name) not in (None, []):
+            raise GenrefineError(f"{reason}, which takes no {_option(name)}; leave it out or choose another --model")
+
+
+def _option(name: str) -> str:
+    return "PROMPT" if name == "prompt" else f"--{name.replace('_', '-')}"
+
+
+def _request(pipeline: "ClassPipeline | TextPipeline", options: argparse.Namespace) -> Request:
+    """Turn the words into what the pipeline takes, refusing those that are for the other kind of model."""
+    from genrefine.pipelines import ClassPipeline
+
+    seed = options.seed[0] if options.seed and len(options.seed) == 1 else options.seed
+    sampling = {name: getattr(options, name) for name in SAMPLING}
+    if isinstance(pipeline, ClassPipeline):
+        _refuse_given(options, _OF_PROMPTS, f"'{_model(options)}' is a model of classes")
+        labels = [_label(word, pipeline.class_names) for word in options.class_label or [None]]
+        classes = pipeline.plan(labels, options.num_images, seed, **sampling)
+        names = [*pipeline.class_names, None]
+        return Request(pipeline, [names[n] for n in classes.classes], classes.seeds, sampling, classes.settings)
+    _refuse_given(options, ("class_label",), f"'{_model(options)}' is a model of prompts")
+    arguments = {**sampling, "negative_prompt": options.negative_prompt or "", "num_frames": _frames(options)}
+    arguments |= {"first_frame": options.first_frame, "height": options.height, "width": options.width}
+    with notices():
+        prompts = pipeline.plan(
+            options.prompt or None, num_images_per_prompt=options.num_images, seed=seed, **arguments
+        )
+    return Request(pipeline, prompts.prompts, prompts.seeds, arguments, prompts.settings)
+
+
+def _label(word: str | None, class_names: list[str]) -> int | str | None:
+    """Take digits as a class number, unless a class has that name."""
+    return int(word) if word is not None and word.isdecimal() and word not in class_names else word
+
+
+def _brief(values: list[Any]) -> str:
+    words = [str(value) for value in values]
+    return ", ".join(words if len(words) <= 4 else [*words[:3], "...", words[-1]])

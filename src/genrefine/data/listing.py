@@ -1,0 +1,246 @@
+"""Find the pictures or clips of a data set without decoding them: folders, `metadata.jsonl`, tables, tar shards.
+
+A `Listing` has one `name` per item, `columns` of further values (labels, styles, captions...) and `read(i)`, the
+encoded item. Folders are listed in sorted order; an item's class is the folder it lies in, relative to the root. Tables
+are parquet files, what `datasets` saved, data sets of the Hub, and webdataset shards: `.tar` files in which neighbors
+of one name make one item (`0001.jpg`, `0001.txt`, `0001.json`). A field of a nested column has a dotted name,
+`json.caption`.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from genrefine.errors import GenrefineError
+
+LABEL_COLUMNS = ("class_name", "label")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a source reads.
+
+    Args:
+        singular, plural: its names in messages.
+        suffixes: of its files, lower case.
+    """
+
+    singular: str
+    plural: str
+    suffixes: frozenset[str]
+
+
+MOVING_PICTURES = (".gif", ".webp")
+STILL_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2")
+VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ts", ".ogv", ".wmv", ".flv", ".apng")
+PICTURES = Kind("picture", "pictures", frozenset(STILL_PICTURES + MOVING_PICTURES))
+CLIPS = Kind("clip", "clips", frozenset(VIDEOS + MOVING_PICTURES))
+
+
+@runtime_checkable
+class Listing(Protocol):
+    """Pictures or clips that can be read one by one."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Return one name per item."""
+        ...
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Return the names of the columns beside the item."""
+        ...
+
+    def column(self, name: str) -> Sequence[Any]:
+        """Return the values of one column, class numbers turned into class names."""
+        ...
+
+    def read(self, index: int) -> Path | bytes:
+        """Return one encoded item."""
+        ...
+
+
+@dataclass(frozen=True)
+class FileListing:
+    """Files under one root, with columns beside them."""
+
+    root: Path
+    names: Sequence[str]
+    values: Mapping[str, Sequence[Any]]
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Return the names of the columns."""
+        return list(self.values)
+
+    def column(self, name: str) -> Sequence[Any]:
+        """Return the values of one column."""
+        return self.values[name]
+
+    def read(self, index: int) -> Path | bytes:
+        """Return the path of one item."""
+        return self.root / self.names[index]
+
+
+@dataclass(frozen=True)
+class TableListing:
+    """Rows of a `datasets.Dataset`; items stay on disk, memory-mapped.
+
+    Args:
+        table: all columns but that of the items.
+        items: the items' column alone.
+        item_column: its name.
+        names: one per row.
+    """
+
+    table: Any
+    items: Any
+    item_column: str
+    names: Sequence[str]
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Return the names of the columns beside the item, fields of nested ones with dotted names."""
+        found: list[str] = []
+        for name, feature in self.table.features.items():
+            found += [f"{name}.{field}" for field in feature] if isinstance(feature, dict) else [name]
+        return found
+
+    def column(self, name: str) -> Sequence[Any]:
+        """Return the values of one column, class numbers turned into class names."""
+        if name not in self.table.features:
+            outer, _, field = name.partition(".")
+            return [None if cell is None else cell[field] for cell in self.table[outer][:]]
+        feature, values = self.table.features[name], self.table[name][:]
+        if not hasattr(feature, "int2str"):
+            return list(values)
+        return [None if value in (None, -1) else feature.int2str(value) for value in values]
+
+    def read(self, index: int) -> Path | bytes:
+        """Return the bytes of one item, or its path where the table holds paths."""
+        cell = self.items[index][self.item_column]
+        if cell is None or (cell["bytes"] is None and cell["path"] is None):
+            return b""
+        return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"])
+
+
+def list_items(
+    path: str | Path, kind: Kind, split: str | None, item_column: str, cache_dir: str | Path | None = None
+) -> Listing:
+    """List the pictures or clips of a folder, a parquet file, tar shards or a Hugging Face data set.
+
+    Args:
+        path: a folder, a parquet or tar file, or a data set's name on the Hub.
+        kind: what to look for.
+        split: split of a table, or subfolder of a folder of files; by default a table's only split or "train", and the
+            whole of a folder of files.
+        item_column: column of a table that holds the items. Tar shards without it: the first that holds such files.
+        cache_dir: where `datasets` keeps its memory-mapped copy of a table.
+
+    Raises:
+        GenrefineError: there is nothing there, or it holds no such items.
+    """
+    place = Path(path)
+    if place.is_file() and place.suffix not in (".parquet", ".tar"):
+        raise GenrefineError(f"data must be a folder, a parquet file, tar shards or a data set's name; got '{path}'")
+    if place.is_dir() and not _holds_table(place, kind):
+        root = place if split is None else place / split
+        if not root.is_dir():
+            raise GenrefineError(f"no split '{split}' in '{place}'; expected a subfolder of that name")
+        return _list_metadata(root) if (root / "metadata.jsonl").is_file() else _list_folder(root, kind)
+    table = _load_table(path, kind, split, cache_dir)
+    if item_column not in table.column_names and "__key__" in table.column_names:
+        fields = [name for name in table.column_names if f".{name.rsplit('.')[-1].lower()}" in kind.suffixes]
+        item_column = fields[0] if fields else item_column
+    return _list_table(table, kind, item_column, str(path))
+
+
+def _holds_table(folder: Path, kind: Kind) -> bool:
+    saved = (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+    if saved or next(folder.rglob("*.parquet"), None) is not None:
+        return True
+    # An archive among loose files is no shard.
+    return next(folder.rglob("*.tar"), None) is not None and not _list_folder(folder, kind).names
+
+
+def _list_folder(root: Path, kind: Kind) -> FileListing:
+    files = sorted(p.relative_to(root) for p in root.rglob("*") if p.suffix.lower() in kind.suffixes and p.is_file())
+    visible = [file for file in files if not any(part.startswith(".") for part in file.parts)]
+    classes = [file.parent.as_posix() if len(file.parts) > 1 else root.resolve().name for file in visible]
+    return FileListing(root, [file.as_posix() for file in visible], {"class_name": classes})
+
+
+def _list_metadata(root: Path) -> FileListing:
+    rows: list[dict[str, Any]] = []
+    where = root / "metadata.jsonl"
+    for number, line in enumerate(where.read_bytes().splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            inside = (root / row["file_name"]).resolve().is_relative_to(root.resolve())
+        except (ValueError, TypeError, KeyError):
+            raise GenrefineError(f"'{where}' line {number}: expected a JSON object with 'file_name'") from None
+        if not inside:
+            raise GenrefineError(f"'{where}' line {number}: '{row['file_name']}' lies outside the folder")
+        rows.append(row)
+    columns = dict.fromkeys(key for row in rows for key in row if key != "file_name")
+    return FileListing(
+        root, [row["file_name"] for row in rows], {key: [row.get(key) for row in rows] for key in columns}
+    )
+
+
+def _load_table(path: str | Path, kind: Kind, split: str | None, cache_dir: str | Path | None) -> Any:
+    datasets, place, cache = _datasets(), Path(path), None if cache_dir is None else str(cache_dir)
+    try:
+        if (place / "state.json").is_file() or (place / "dataset_dict.json").is_file():
+            loaded = datasets.load_from_disk(str(place))
+        elif place.is_file():
+            builder = "parquet" if place.suffix == ".parquet" else "webdataset"
+            loaded = datasets.load_dataset(builder, data_files=str(place), cache_dir=cache)
+        else:
+            # Files named one by one count into the key of the cache; found through a README, changed ones go unnoticed.
+            found = (
+                datasets.load_dataset_builder(str(path), cache_dir=cache).config.data_files if place.is_dir() else {}
+            )
+            files = {part: list(listed) for part, listed in (found or {}).items()}
+            loaded = datasets.load_dataset(str(path), data_files=files or None, cache_dir=cache)
+    except Exception as error:  # readers, the Hub and the network each have their own exceptions
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise GenrefineError(
+            f"cannot load the data set '{path}' ({reason}); give a folder of {kind.plural}, parquet files, tar "
+            "shards or a Hub name"
+        ) from error
+    if isinstance(loaded, datasets.Dataset):
+        return loaded
+    splits = list(loaded)
+    chosen = split or (splits[0] if len(splits) == 1 else "train")
+    if chosen not in splits:
+        raise GenrefineError(f"no split '{chosen}' in '{path}'; it has {', '.join(splits)}")
+    return loaded[chosen]
+
+
+def _datasets() -> Any:
+    """Import `datasets` where a table needs it: it takes seconds, and an image folder does without."""
+    return import_module("datasets")  # by name: type checkers would find the repository's folder of this name
+
+
+def _list_table(table: Any, kind: Kind, item_column: str, path: str) -> TableListing:
+    if item_column not in table.column_names:
+        raise GenrefineError(f"no column '{item_column}' in '{path}'; it has {', '.join(table.column_names)}")
+    items = table.select_columns(item_column)
+    try:
+        if getattr(items.features[item_column], "_type", "") != "Video":  # its cells are those of a picture
+            items = items.cast_column(item_column, _datasets().Image(decode=False))
+        else:
+            items = items.cast_column(item_column, _datasets().Video(decode=False))
+    except Exception as error:
+        raise GenrefineError(f"column '{item_column}' of '{path}' holds no {kind.plural}; choose another") from error
+    names: list[str] = []
+    for batch in items.with_format("arrow").iter(1000):
+        for path_of_cell in batch[item_column].combine_chunks().field("path").to_pylist():
+            names.append(path_of_cell or f"row {len(names)}")
+    return TableListing(table.remove_columns(item_column), items, item_column, names)

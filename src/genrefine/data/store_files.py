@@ -1,0 +1,239 @@
+"""The files of a code store: written whole or not at all, checked by size and SHA-256.
+
+    codes-00000.bin ...   items one after the other, `bytes_per_item` each; every file but the last holds `shard_items`
+    labels.bin            one little-endian int32 per picture
+    names.json            one name per picture
+    index.json            what the codes are, size and SHA-256 of every other file, and its own SHA-256
+
+The index is written last, everything goes to a temporary neighbor of the folder, and one rename makes the store appear.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrefine.errors import GenrefineError
+from genrefine.hbq import Layout
+
+FORMAT = "genrefine code store"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """Name, length in bytes and SHA-256 of one file."""
+
+    name: str
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class StoreIndex:
+    """Say what a store holds.
+
+    Args:
+        tokenizer_fingerprint: names the tokenizer that made the codes.
+        rounds, layout: its HBQ.
+        code_shape: channels, t, h, w of one item.
+        bytes_per_item: length of one packed item.
+        views: items per picture: 1, or 2 where every picture is followed by its mirror image.
+        class_names: name of each label.
+        num_pictures: pictures in all.
+        shard_items: items in each code file but the last.
+        files: every file but the index; the code files first, in order.
+    """
+
+    tokenizer_fingerprint: str
+    rounds: int
+    layout: Layout
+    code_shape: tuple[int, int, int, int]
+    bytes_per_item: int
+    views: int
+    class_names: tuple[str, ...]
+    num_pictures: int
+    shard_items: int
+    files: tuple[StoredFile, ...]
+
+    def to_json(self) -> str:
+        """Return the content of `index.json`."""
+        content = asdict(self)
+        head = {"format": FORMAT, "version": VERSION, "sha256": _digest_of_json(content)}
+        return json.dumps({**head, "index": content}, indent=1)
+
+
+def read_index(folder: Path) -> StoreIndex:
+    """Read `index.json`.
+
+    Raises:
+        GenrefineError: it is missing, damaged, altered or of another version.
+    """
+    try:
+        content = json.loads((folder / "index.json").read_bytes())
+        if content["format"] != FORMAT:
+            raise KeyError("format")
+        version, digest, index = content["version"], content["sha256"], content["index"]
+    except FileNotFoundError:
+        raise GenrefineError(f"'{folder}' is no code store: it has no index.json; encode a data set first") from None
+    except (OSError, ValueError, TypeError, KeyError):
+        raise GenrefineError(f"index.json of code store '{folder}' cannot be read; encode the pictures again") from None
+    if version != VERSION:
+        raise GenrefineError(f"code store '{folder}' must have version {VERSION}; got {version}; encode it again")
+    if digest != _digest_of_json(index):
+        raise GenrefineError(f"index.json of code store '{folder}' was altered; encode the pictures again")
+    files = tuple(StoredFile(**file) for file in index.pop("files"))
+    index["code_shape"], index["class_names"] = tuple(index["code_shape"]), tuple(index["class_names"])
+    return StoreIndex(**index, files=files)
+
+
+def check_sizes(folder: Path, index: StoreIndex) -> None:
+    """Refuse a store with a missing, truncated or grown file."""
+    for file in index.files:
+        path = folder / file.name
+        found = path.stat().st_size if path.is_file() else 0
+        if found != file.num_bytes:
+            raise GenrefineError(
+                f"'{path}' must have {file.num_bytes} bytes; got {found}; it is damaged, encode the pictures again"
+            )
+
+
+def check_hashes(folder: Path, index: StoreIndex, progress: Callable[[int, int], None] | None = None) -> None:
+    """Refuse a store any byte of which has changed; reads every file."""
+    total, done = sum(file.num_bytes for file in index.files), 0
+    for file in index.files:
+        digest = hashlib.sha256()
+        with open(folder / file.name, "rb") as stream:
+            while chunk := stream.read(1 << 22):
+                digest.update(chunk)
+                done += len(chunk)
+                if progress is not None:
+                    progress(done, total)
+        if digest.hexdigest() != file.sha256:
+            raise GenrefineError(f"'{folder / file.name}' was altered (SHA-256 differs); encode the pictures again")
+
+
+class StoreWriter:
+    """Write a store under a temporary name; `finish` makes it appear, leaving the block before that discards it.
+
+    Raises:
+        GenrefineError: the folder exists and is not empty, or cannot be written.
+    """
+
+    def __init__(self, folder: Path, shard_bytes: int) -> None:
+        self.folder, self.shard_bytes = folder, shard_bytes
+        self.partial = folder.with_name(f".{folder.name[:40]}.partial-{secrets.token_hex(4)}")
+        self.files: list[StoredFile] = []
+        self.bytes_per_item = self.shard_items = self.items_in_shard = 0
+        self._stream: IO[bytes] | None = None
+        self._digest = hashlib.sha256()
+
+    def __enter__(self) -> "StoreWriter":
+        try:
+            if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+                raise GenrefineError(f"'{self.folder}' exists already; delete it or choose another path")
+            self.partial.mkdir(parents=True)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._stream is not None:
+            with contextlib.suppress(OSError):  # on a full disk, what is still buffered cannot be written either
+                self._stream.close()
+        shutil.rmtree(self.partial, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise self._unwritable(error) from error
+
+    def add(self, packed: NDArray[np.uint8]) -> None:
+        """Append items, one packed item a row."""
+        self.bytes_per_item = packed.shape[1]
+        self.shard_items = max(1, self.shard_bytes // self.bytes_per_item)
+        while len(packed):
+            if self._stream is None:
+                self._open_shard()
+            room = self.shard_items - self.items_in_shard
+            self._append(packed[:room].tobytes())
+            self.items_in_shard += len(packed[:room])
+            packed = packed[room:]
+            if self.items_in_shard == self.shard_items:
+                self._close_shard()
+
+    def finish(
+        self,
+        labels: Sequence[int],
+        names: Sequence[str],
+        *,
+        tokenizer_fingerprint: str,
+        rounds: int,
+        layout: Layout,
+        code_shape: tuple[int, int, int, int],
+        views: int,
+        class_names: Sequence[str],
+    ) -> None:
+        """Write labels, names and index, flush all to disk and move the folder to its place."""
+        if self._stream is not None:
+            self._close_shard()
+        self._write("labels.bin", np.asarray(labels, dtype="<i4").tobytes())
+        self._write("names.json", json.dumps(list(names)).encode())
+        index = StoreIndex(
+            tokenizer_fingerprint=tokenizer_fingerprint,
+            rounds=rounds,
+            layout=layout,
+            code_shape=code_shape,
+            bytes_per_item=self.bytes_per_item,
+            views=views,
+            class_names=tuple(class_names),
+            num_pictures=len(labels),
+            shard_items=self.shard_items,
+            files=tuple(self.files),
+        )
+        self._write("index.json", index.to_json().encode())
+        if self.folder.is_dir():
+            self.folder.rmdir()  # empty, as `__enter__` saw; Windows cannot rename onto a folder
+        os.replace(self.partial, self.folder)
+
+    def _open_shard(self) -> None:
+        name = f"codes-{len(self.files):05d}.bin"
+        self._stream = open(self.partial / name, "xb")  # noqa: SIM115 (closed by `_close_shard` or `__exit__`)
+        self._digest, self.items_in_shard = hashlib.sha256(), 0
+
+    def _append(self, content: bytes) -> None:
+        assert self._stream is not None
+        self._stream.write(content)
+        self._digest.update(content)
+
+    def _close_shard(self) -> None:
+        assert self._stream is not None
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._stream.close()
+        num_bytes = self.items_in_shard * self.bytes_per_item
+        self.files.append(StoredFile(Path(self._stream.name).name, num_bytes, self._digest.hexdigest()))
+        self._stream = None
+
+    def _write(self, name: str, content: bytes) -> None:
+        with open(self.partial / name, "xb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        self.files.append(StoredFile(name, len(content), hashlib.sha256(content).hexdigest()))
+
+    def _unwritable(self, error: OSError) -> GenrefineError:
+        return GenrefineError(f"cannot write the code store '{self.folder}' ({error.strerror}); choose another path")
+
+
+def _digest_of_json(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Judge a visual tokenizer by its reconstructions and a pipeline by its samples."""

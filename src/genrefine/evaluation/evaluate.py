@@ -1,0 +1,232 @@
+"""Evaluations of whole models, as records that say how they were made.
+
+`evaluate_tokenizer`: reconstruction quality over a set of pictures, and at every number of HBQ rounds for the same
+weights (HBQ's rounds are nested, arXiv 2604.13030, section 3.1, so one set of weights has several rates).
+
+`evaluate_class_pipeline`: distance of samples to held-out pictures. A distance alone says little on a small set: beside
+it stand the floors, which real pictures reach. The kernel distance is unbiased and comes first; a Frechet distance is
+only comparable between rows with equal numbers of pictures, hence the rows over halves.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from genrefine.errors import GenrefineError
+from genrefine.evaluation.comparison import Comparison, Record, compare_all
+from genrefine.evaluation.features import EfficientNetFeatures, FeatureExtractor, collect_features
+from genrefine.evaluation.neighbors import Memorization, memorization
+from genrefine.evaluation.pictures import PictureSource, labels_of, pixel_batches
+from genrefine.evaluation.pixels import mean_squared_error, psnr, psnr_of_error, ssim
+from genrefine.evaluation.samples import ClassSampler, draw_samples, labels_like, weights_fingerprint
+from genrefine.hbq import HBQ
+from genrefine.media import from_uint8
+from genrefine.tokenizer import VisualTokenizer
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Reconstruction at one number of HBQ rounds.
+
+    Args:
+        rounds: HBQ rounds M.
+        bits_per_pixel: bits of the codes per pixel.
+        psnr: mean over pictures of their PSNR in decibels.
+    """
+
+    rounds: int
+    bits_per_pixel: float
+    psnr: float
+
+
+@dataclass(frozen=True)
+class TokenizerEvaluation(Record):
+    """Reconstruction quality of a visual tokenizer.
+
+    Args:
+        num_pictures: pictures or clips.
+        frames, height, width: their size.
+        rounds, latent_dim, bits_per_pixel: the tokenizer's own rate.
+        psnr: mean over pictures of their PSNR, in decibels.
+        psnr_of_mean_error: PSNR of the mean squared error over all pictures; never more than `psnr`.
+        ssim: mean structural similarity.
+        psnr_unquantized: mean PSNR when latents reach the decoder without HBQ.
+        psnr_of_frames: mean PSNR of the frames of each position in a clip.
+        rates: mean PSNR at other numbers of rounds, same weights.
+        fingerprint: of configuration and encoder weights.
+    """
+
+    num_pictures: int
+    frames: int
+    height: int
+    width: int
+    rounds: int
+    latent_dim: int
+    bits_per_pixel: float
+    psnr: float
+    psnr_of_mean_error: float
+    ssim: float
+    psnr_unquantized: float
+    psnr_of_frames: tuple[float, ...]
+    rates: tuple[Rate, ...]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class ClassEvaluation(Record):
+    """Quality of a class pipeline's samples.
+
+    Args:
+        extractor: network, input size and scaling that the distances rest on.
+        num_samples: samples, with seeds 0 .. num_samples - 1.
+        labels: samples of each class, by name, in the proportions of the held-out pictures.
+        sampling: sampling arguments given to the pipeline; the rest are the defaults of `sampler`.
+        sampler: sampling defaults of the model.
+        mean_steps, fewest_steps, most_steps: refinements per sample.
+        mean_evaluations: network evaluations per sample, guidance included.
+        comparisons: samples against held-out pictures first, then the floors.
+        memorization: nearest training neighbors; None without training pictures.
+        seed: of the subsets and halves.
+        weights: SHA-256 of refiner and tokenizer weights.
+    """
+
+    extractor: str
+    num_samples: int
+    labels: dict[str, int]
+    sampling: dict[str, Any]
+    sampler: dict[str, Any]
+    mean_steps: float
+    fewest_steps: int
+    most_steps: int
+    mean_evaluations: float
+    comparisons: tuple[Comparison, ...]
+    memorization: Memorization | None
+    seed: int
+    weights: str
+
+
+@torch.no_grad()
+def evaluate_tokenizer(
+    tokenizer: VisualTokenizer,
+    source: PictureSource,
+    rounds: Sequence[int] = (1, 2, 3, 4, 5, 6, 7, 8),
+    batch_size: int = 32,
+    progress: bool = True,
+) -> TokenizerEvaluation:
+    """Reconstruct every picture of a source and say how near it comes.
+
+    Args:
+        tokenizer: the network.
+        source: pictures of one size that the tokenizer can make, held out from its training.
+        rounds: numbers of HBQ rounds at which to reconstruct with the same weights; none is allowed.
+        batch_size: pictures per network call.
+        progress: show a progress bar.
+
+    Raises:
+        GenrefineError: an empty source, pictures of different sizes, or of a size the tokenizer cannot make.
+    """
+    own = tokenizer.hbq.rounds
+    wanted = sorted({own, *rounds})
+    decibels: dict[int | None, list[Tensor]] = {m: [] for m in (*wanted, None)}
+    errors: list[Tensor] = []
+    similarities: list[Tensor] = []
+    frames = height = width = 0
+    for pixels in pixel_batches(source, batch_size, progress, "reconstructing"):
+        frames, height, width = pixels.shape[2:]
+        pixels = pixels.to(tokenizer.device)
+        latents = tokenizer.latents(pixels.to(tokenizer.dtype))
+        for m in decibels:
+            quantized = latents if m is None else HBQ(m, tokenizer.hbq.layout).quantize(latents).to(latents.dtype)
+            output = tokenizer.decode_latents(quantized)
+            decibels[m].append(psnr(output, pixels).cpu())
+            if m == own:
+                errors.append(mean_squared_error(output, pixels).cpu())
+                similarities.append(ssim(output, pixels).cpu())
+    means = {m: float(torch.cat(values).mean()) for m, values in decibels.items()}
+    error = torch.cat(errors)
+    per_round = tokenizer.bits_per_pixel(frames, height, width) / own
+    return TokenizerEvaluation(
+        num_pictures=len(source),
+        frames=frames,
+        height=height,
+        width=width,
+        rounds=own,
+        latent_dim=tokenizer.latent_dim,
+        bits_per_pixel=per_round * own,
+        psnr=means[own],
+        psnr_of_mean_error=psnr_of_error(float(error.mean())),
+        ssim=float(torch.cat(similarities).mean()),
+        psnr_unquantized=means[None],
+        psnr_of_frames=tuple((10 * torch.log10(4 / error)).mean(dim=0).tolist()),
+        rates=tuple(Rate(m, per_round * m, means[m]) for m in sorted(set(rounds))),
+        fingerprint=tokenizer.fingerprint(),
+    )
+
+
+def evaluate_class_pipeline(
+    pipe: ClassSampler,
+    held_out: PictureSource,
+    num_samples: int = 2000,
+    training: PictureSource | None = None,
+    extractor: FeatureExtractor | None = None,
+    batch_size: int = 16,
+    folder: Path | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    **sampling: Any,
+) -> ClassEvaluation:
+    """Draw samples in the class proportions of held-out pictures and measure their distance to them.
+
+    Args:
+        pipe: the pipeline.
+        held_out: (pixels, label) items that the model was not trained on, of the pipeline's picture size.
+        num_samples: samples to draw, with seeds 0, 1, 2, ...
+        training: the training pictures, for a second floor and the memorization figures.
+        extractor: turns pictures into features; EfficientNet-Lite0 by default.
+        batch_size: pictures per pipeline call.
+        folder: where finished batches are kept, so that an interrupted run continues.
+        seed: of subsets, halves and the choice of training pictures.
+        progress: show progress bars.
+        sampling: arguments of the pipeline: `num_inference_steps=50`, `adaptive=True`, `guidance_scale=2.0`, ...
+
+    Raises:
+        GenrefineError: fewer than eight held-out pictures or samples, or labels that the pipeline does not have.
+    """
+    if len(held_out) < 8 or num_samples < 8:
+        raise GenrefineError(
+            f"an evaluation needs eight held-out pictures and eight samples; got {len(held_out)} and {num_samples}"
+        )
+    network = extractor if extractor is not None else EfficientNetFeatures()
+    labels = labels_like(labels_of(held_out), len(pipe.class_names), num_samples)
+    samples = draw_samples(pipe, labels, batch_size, folder, progress, **sampling)
+    of_samples = collect_features(network, _clips(samples.frames))
+    of_held_out = collect_features(network, pixel_batches(held_out, batch_size, progress, "held-out features"))
+    of_training = None
+    if training is not None:
+        of_training = collect_features(network, pixel_batches(training, batch_size, progress, "training features"))
+    counts = Counter(labels)
+    return ClassEvaluation(
+        extractor=network.description,
+        num_samples=num_samples,
+        labels={name: counts[number] for number, name in enumerate(pipe.class_names) if counts[number]},
+        sampling=dict(sampling),
+        sampler={name: value for name, value in pipe.sampler.config.items() if not name.startswith("_")},
+        mean_steps=float(samples.num_steps.double().mean()),
+        fewest_steps=int(samples.num_steps.min()),
+        most_steps=int(samples.num_steps.max()),
+        mean_evaluations=float(samples.num_evaluations.double().mean()),
+        comparisons=compare_all(of_samples, of_held_out, of_training, torch.Generator().manual_seed(seed)),
+        memorization=memorization(of_samples, of_held_out, of_training) if of_training is not None else None,
+        seed=seed,
+        weights=weights_fingerprint(pipe.refiner, pipe.visual_tokenizer),
+    )
+
+
+def _clips(frames: Tensor) -> list[Float[Tensor, "_ 3 1 _ _"]]:
+    return [from_uint8(part.permute(0, 2, 3, 1)[:, None]) for part in frames.split(32)]

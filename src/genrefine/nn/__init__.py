@@ -1,0 +1,1 @@
+"""Shared network layers that know nothing of generative refinement."""

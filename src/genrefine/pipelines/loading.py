@@ -1,0 +1,40 @@
+"""Load a pipeline folder of either kind, by what its `model_index.json` says it is."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from genrefine.errors import GenrefineError
+from genrefine.pipelines.class_pipeline import ClassPipeline
+from genrefine.pipelines.folder import fetch_folder
+from genrefine.pipelines.text_pipeline import TextPipeline
+
+KINDS: dict[str, type[ClassPipeline] | type[TextPipeline]] = {
+    kind.__name__: kind for kind in (ClassPipeline, TextPipeline)
+}
+
+
+def load_pipeline(name: str | os.PathLike[str], **options: Any) -> ClassPipeline | TextPipeline:
+    """Load a pipeline folder, or a repository of the hub.
+
+    Args:
+        name: folder, or "org/name".
+        options: passed to `from_pretrained` of its class.
+
+    Raises:
+        GenrefineError: no such model, one of another kind, or damaged files.
+    """
+    folder = Path(name) if os.path.isdir(name) else fetch_folder(os.fspath(name), options)
+    try:
+        kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
+    except FileNotFoundError:
+        kind = ClassPipeline.__name__  # which says what is wrong
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise GenrefineError(
+            f"'{folder}/model_index.json' does not say what it is ({error}); fetch or save the model again"
+        ) from error
+    if kind not in KINDS:
+        raise GenrefineError(f"'{folder}' holds a {kind}; expected a {' or a '.join(KINDS)}; check the path")
+    loaded: ClassPipeline | TextPipeline = KINDS[kind].from_pretrained(folder, **options)
+    return loaded

@@ -1,0 +1,254 @@
+"""What a caller asks of a text pipeline, made explicit: a prompt and a seed per sample, a size, a first frame.
+
+Sizes are checked against the visual tokenizer: heights and widths are multiples of its spatial stride, clips have
+1 + k times its temporal stride frames. Where a size is impossible the error names the nearest possible one and the
+nearest size that the model knows: one of the published buckets, or its own.
+"""
+
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from genrefine.conditioning_text import TextCondition
+from genrefine.data.buckets import Bucket, Buckets
+from genrefine.data.decoding import PictureDecoder
+from genrefine.errors import GenrefineError, GenrefineNotice
+from genrefine.media import from_pil
+from genrefine.settings import SamplingSettings
+from genrefine.text_encoder import TextEncoder
+from genrefine.tokenizer import VisualTokenizer
+
+Prompt = str | Sequence[str] | None
+Embeddings = Float[Tensor, "..."] | Sequence[Float[Tensor, "_ _"]] | None
+Picture = Image.Image | Float[Tensor, "..."] | str | Path
+FirstFrames = Picture | Sequence[Picture] | None
+
+
+@dataclass(frozen=True, eq=False)
+class TextRun:
+    """One call, made explicit: which samples, from which seeds, how.
+
+    Args:
+        prompts: prompt of each sample; None where embeddings were given.
+        condition: the same as embeddings, with null prompts and the codes of first frames.
+        seeds: seed of each sample.
+        grid: latent frames, rows and columns of a sample, a given first frame included.
+        sampling: how they are refined.
+        settings: the same as plain arguments of the pipeline.
+    """
+
+    prompts: list[str | None]
+    condition: TextCondition
+    seeds: list[int]
+    grid: tuple[int, int, int]
+    sampling: SamplingSettings
+    settings: dict[str, Any]
+
+    @property
+    def has_first_frame(self) -> bool:
+        """Whether the samples begin with a given frame."""
+        return self.condition.first_frames[0] is not None
+
+
+@dataclass(frozen=True, eq=False)
+class Prompted:
+    """Prompts of a call and their embeddings, one per prompt.
+
+    Args:
+        texts: None where embeddings were given.
+        embeddings: of the prompts; equal prompts share one tensor.
+        negatives: negative prompts; None where embeddings were given.
+        nulls: embeddings of what guidance leads away from.
+    """
+
+    texts: list[str | None]
+    embeddings: list[Tensor]
+    negatives: list[str | None]
+    nulls: list[Tensor]
+
+    @property
+    def has_prompt(self) -> bool:
+        """Whether guidance has anything to lead towards."""
+        return any(own is not null for own, null in zip(self.embeddings, self.nulls, strict=True))
+
+
+def resolve_prompts(
+    encoder: TextEncoder, prompt: Prompt, negative: Prompt, embeds: Embeddings, negative_embeds: Embeddings
+) -> Prompted:
+    """Return the embeddings of the prompts and negative prompts of a call.
+
+    Args:
+        encoder: encodes them.
+        prompt: one or several; None is the empty prompt unless `embeds` are given.
+        negative: one for all prompts, or one each.
+        embeds: in place of prompts: "prompts tokens channels", or one tensor "tokens channels" per prompt.
+        negative_embeds: in place of negative prompts, the same; or one "tokens channels" for all.
+
+    Raises:
+        GenrefineError: prompts and embeddings are both given, are not readable, or their numbers differ.
+    """
+    if prompt is not None and embeds is not None:
+        raise GenrefineError("prompt and prompt_embeds both say what to make; got both; pass one of them")
+    if negative and negative_embeds is not None:
+        raise GenrefineError("negative_prompt and negative_prompt_embeds exclude each other; got both; pass one")
+    texts: list[str | None] = _listed(prompt) if embeds is None else []
+    given = _embeddings(embeds, encoder) if embeds is not None else []
+    count = len(texts) or len(given)
+    if count == 0:
+        raise GenrefineError("prompt must hold at least one text; got none; pass '' for no particular picture")
+    negatives: list[str | None] = _each(_listed(negative), count, "negative_prompt") if negative_embeds is None else []
+    given_nulls = _each(_embeddings(negative_embeds, encoder), count, "negative_prompt_embeds") if not negatives else []
+    # In one run of the encoder, so that equal texts share one tensor, whatever the encoder remembers.
+    encoded = encoder.encode([text for text in (*texts, *negatives) if text is not None])
+    embeddings, nulls = given or encoded[: len(texts)], given_nulls or encoded[len(texts) :]
+    return Prompted(texts or [None] * count, embeddings, negatives or [None] * count, nulls)
+
+
+def _listed(prompt: Any) -> list[Any]:
+    if prompt is None:
+        return [""]
+    return list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]  # the encoder refuses what is no text
+
+
+def _embeddings(given: Any, encoder: TextEncoder) -> list[Tensor]:
+    pieces = [given] if isinstance(given, Tensor) and given.ndim == 2 else list(given)
+    for piece in pieces:
+        if not isinstance(piece, Tensor) or piece.ndim != 2 or piece.shape[1] != encoder.channels or not len(piece):
+            shape = tuple(piece.shape) if isinstance(piece, Tensor) else type(piece).__name__
+            raise GenrefineError(
+                f"prompt embeddings must be (tokens, {encoder.channels}) for every prompt; got {shape}; "
+                "use the pipeline's own text encoder"
+            )
+    return [piece.detach().float() for piece in pieces]
+
+
+def _each(values: list[Any], count: int, name: str) -> list[Any]:
+    if len(values) == 1:
+        return values * count
+    if len(values) != count:
+        raise GenrefineError(f"{name} must be one for all {count} prompts or one each; got {len(values)}")
+    return values
+
+
+def resolve_grid(
+    tokenizer: VisualTokenizer, own: tuple[int, int], num_frames: int, height: int, width: int, has_first_frame: bool
+) -> tuple[int, int, int]:
+    """Return the latent grid of the samples, a given first frame included.
+
+    Args:
+        tokenizer: whose strides decide which sizes are possible.
+        own: height and width that the model was trained for.
+        num_frames, height, width: wanted.
+        has_first_frame: whether the first frame is given, so that there must be others.
+
+    Raises:
+        GenrefineError: the size is impossible; the message names the nearest possible one.
+    """
+    for name, value in (("num_frames", num_frames), ("height", height), ("width", width)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise GenrefineError(f"{name} must be a whole number; got {value!r}")
+    stride = tokenizer.temporal_stride
+    if stride == 1 and (num_frames != 1 or has_first_frame):
+        wish = f"num_frames {num_frames}" if num_frames != 1 else "a first frame"
+        raise GenrefineError(f"this model makes stills only; got {wish}; nearest num_frames 1, without a first frame")
+    try:
+        grid = tokenizer.grid(num_frames, height, width)
+    except GenrefineError as error:
+        if min(height, width) < 1 or not (height % tokenizer.spatial_stride or width % tokenizer.spatial_stride):
+            raise
+        bucket = trained_sizes(tokenizer, own).nearest(height, width)
+        raise GenrefineError(f"{error}; nearest trained size {bucket.height} x {bucket.width}") from None
+    if has_first_frame and grid[0] < 2:
+        raise GenrefineError(
+            f"a first frame needs frames after it; got num_frames {num_frames}; ask for {1 + stride} or more"
+        )
+    return grid
+
+
+def trained_sizes(tokenizer: VisualTokenizer, own: tuple[int, int]) -> Buckets:
+    """Return the published sizes for a tokenizer of the published strides, else the model's one size."""
+    published = Buckets.published()
+    strides = (tokenizer.spatial_stride, tokenizer.temporal_stride)
+    if strides == (published.spatial_stride, published.temporal_stride):
+        return published
+    height, width = own
+    return Buckets((Bucket("own", height / width, height, width),), *strides, max_frames=1)
+
+
+def resolve_first_frames(
+    first_frame: FirstFrames, count: int, height: int, width: int
+) -> list[Float[Tensor, "1 3 1 height width"]]:
+    """Return the pixels of every prompt's first frame; none if none is given.
+
+    A picture of another size is resized to cover the frame and cropped around its center, with a warning.
+
+    Args:
+        first_frame: a PIL picture, a path, a tensor "3 height width" in [0, 1]; or a list, one per prompt.
+        count: prompts.
+        height: of the clip, in pixels.
+        width: of the clip.
+
+    Raises:
+        GenrefineError: a picture cannot be read, or there is not one for every prompt.
+    """
+    if first_frame is None:
+        return []
+    pictures = _each(
+        list(first_frame) if isinstance(first_frame, (list, tuple)) else [first_frame], count, "first_frame"
+    )
+    read = {id(picture): _frame_pixels(picture, height, width) for picture in pictures}
+    return [read[id(picture)] for picture in pictures]
+
+
+def _frame_pixels(picture: Any, height: int, width: int) -> Float[Tensor, "1 3 1 height width"]:
+    if isinstance(picture, Tensor):
+        frame = picture[0] if picture.ndim == 4 and len(picture) == 1 else picture
+        if frame.ndim != 3 or len(frame) != 3 or not frame.is_floating_point() or not _is_unit(frame):
+            raise GenrefineError(
+                f"a first frame must be floats of shape (3, height, width) in [0, 1]; got {tuple(picture.shape)} "
+                f"of {picture.dtype}; scale it, or pass a PIL picture"
+            )
+        if tuple(frame.shape[1:]) == (height, width):
+            return frame.detach().float().cpu()[None, :, None] * 2 - 1
+        levels = (frame.detach().float().cpu() * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        picture = Image.fromarray(np.ascontiguousarray(levels))
+    elif isinstance(picture, (str, Path)):
+        picture = PictureDecoder().picture(Path(picture), str(picture))
+    elif isinstance(picture, Image.Image):
+        content = io.BytesIO()
+        picture.save(content, "PNG")
+        picture = PictureDecoder().picture(content.getvalue(), "first frame")  # flattens every mode alike
+    else:
+        raise GenrefineError(
+            f"a first frame is a PIL picture, a tensor or a path; got {type(picture).__name__}; pass one of these"
+        )
+    if picture.size != (width, height):
+        warnings.warn(
+            f"the first frame is {picture.height} x {picture.width} (height x width), the clip {height} x {width}; "
+            "it was resized to cover the clip and cropped around its center",
+            GenrefineNotice,
+            stacklevel=2,
+        )
+        picture = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+    return from_pil(picture)
+
+
+def _is_unit(frame: Tensor) -> bool:
+    low, high = torch.aminmax(frame)
+    return bool(low >= 0 and high <= 1)
+
+
+def with_first_frames(
+    elements: Shaped[Tensor, "active channels t h w"], first_frames: Sequence[Shaped[Tensor, "channels 1 h w"]]
+) -> Shaped[Tensor, "active channels t+1 h w"]:
+    """Put what is known of first frames before what is known of the others."""
+    return torch.cat([torch.stack(list(first_frames)).to(elements), elements], dim=2)

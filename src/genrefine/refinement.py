@@ -1,0 +1,120 @@
+"""Records of a refinement: what every step did, and what came out.
+
+At each step (method section 3) an element of the codes either holds a prediction or is noise, before and after:
+
+    before \\ after      prediction     noise
+    noise               filled         blank
+    prediction          kept           erased
+
+Which elements hold a prediction is defined by the kernel, see `kernels`. Progress bars, films, statistics and tests
+read the records that `sampler.refine` yields; `collect` runs it to the end.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from genrefine.errors import GenrefineError
+
+UNKNOWN = -1
+"""Total of a sample whose number of steps is not decided yet."""
+
+
+@dataclass(frozen=True)
+class RefinementStep:
+    """What one step did. Rows are the samples that took part, except in `totals`.
+
+    Args:
+        index: step, counted from 0.
+        active: positions in the batch of the samples that took part.
+        totals: steps of every sample of the batch, finished ones included; `UNKNOWN` until decided.
+        signal: t before the step.
+        next_signal: t' after the step.
+        entropy: normalized entropy of the conditional prediction, in [0, 1].
+        num_evaluations: network evaluations of this step, guidance included.
+        prediction: Y, the sampled guess of all clean codes.
+        state: X after the step.
+        was_held: where the state before the step held a prediction; the rest was noise.
+        is_held: the same after the step.
+    """
+
+    index: int
+    active: Int[Tensor, "active"]
+    totals: Int[Tensor, "batch"]
+    signal: Float[Tensor, "active"]
+    next_signal: Float[Tensor, "active"]
+    entropy: Float[Tensor, "active"]
+    num_evaluations: Int[Tensor, "active"]
+    prediction: Int[Tensor, "active channels t h w"]
+    state: Int[Tensor, "active channels t h w"]
+    was_held: Bool[Tensor, "active channels t h w"]
+    is_held: Bool[Tensor, "active channels t h w"]
+
+    @property
+    def filled(self) -> Bool[Tensor, "active channels t h w"]:
+        """Elements that went from noise to a prediction."""
+        return ~self.was_held & self.is_held
+
+    @property
+    def kept(self) -> Bool[Tensor, "active channels t h w"]:
+        """Elements that held a prediction and still do, the same or a newer one."""
+        return self.was_held & self.is_held
+
+    @property
+    def erased(self) -> Bool[Tensor, "active channels t h w"]:
+        """Elements that went from a prediction back to noise."""
+        return self.was_held & ~self.is_held
+
+    @property
+    def blank(self) -> Bool[Tensor, "active channels t h w"]:
+        """Elements that stayed noise."""
+        return ~self.was_held & ~self.is_held
+
+    @property
+    def finished(self) -> Bool[Tensor, "active"]:
+        """Samples for which this step was the last."""
+        return self.totals[self.active] == self.index + 1
+
+
+@dataclass(frozen=True)
+class RefinementResult:
+    """The outcome for every sample of a batch.
+
+    Args:
+        codes: the last prediction.
+        num_steps: steps taken.
+        num_evaluations: network evaluations, guidance included.
+        entropy: normalized entropy at every step, one tuple per sample.
+    """
+
+    codes: Int[Tensor, "batch channels t h w"]
+    num_steps: Int[Tensor, "batch"]
+    num_evaluations: Int[Tensor, "batch"]
+    entropy: tuple[tuple[float, ...], ...]
+
+
+def collect(records: Iterable[RefinementStep]) -> RefinementResult:
+    """Run a refinement to its end and return what came out.
+
+    Raises:
+        GenrefineError: if there is no step at all.
+    """
+    records = iter(records)
+    first = next(records, None)
+    if first is None:
+        raise GenrefineError("a refinement has at least one step; got none; pass the records of `refine` unread")
+    codes = torch.zeros_like(first.prediction)
+    num_evaluations = torch.zeros_like(first.totals)
+    traces: list[list[float]] = [[] for _ in first.totals]
+    for record in chain([first], records):
+        finished = record.finished
+        rows = finished.to(codes.device)
+        codes[record.active[finished].to(codes.device)] = record.prediction[rows]
+        num_evaluations[record.active] += record.num_evaluations
+        for sample, value in zip(record.active.tolist(), record.entropy.tolist(), strict=True):
+            traces[sample].append(value)
+    return RefinementResult(codes, record.totals, num_evaluations, tuple(tuple(trace) for trace in traces))

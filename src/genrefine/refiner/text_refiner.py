@@ -1,0 +1,291 @@
+"""Text-conditional refiner: (noisy codes, signal, prompt) -> logits of every clean code (arXiv 2604.13030).
+
+    visual tokens = linear(one-hot codes)      text tokens = linear(prompt embeddings)      signal token = mlp(sinusoid)
+    x      = blocks(all tokens of a sample)    see `text_blocks`; rotary positions in three dimensions, see `nn.rope3d`
+    logits = linear(norm(visual tokens))       float32
+
+Two layouts of attention exist; weights of the one mean nothing in the other (method section 5):
+
+    joint     visual tokens, first frame if given, text and signal see each other. A first frame turns it into
+              image-to-video: clean codes at frame 0, the network predicts frames 1 and on.
+    prefix    text sees itself only, so its keys and values are computed once, by `prepare`; visual tokens and the
+              signal token see text and themselves.
+
+Samples may have different sizes: see `packing`.
+"""
+
+import weakref
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, ClassVar, cast
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genrefine.conditioning_text import PromptMemory, Prompts, TextCondition
+from genrefine.errors import GenrefineError, refuse_unknown_settings
+from genrefine.nn.embeddings import ScalarEmbedding
+from genrefine.nn.rope3d import SIGNAL_POSITION
+from genrefine.refiner.adapter import AdaptableRefiner
+from genrefine.refiner.checks import check_codes, check_text_condition
+from genrefine.refiner.packing import LayerMemory, Recall, Segment, SequencePlan, aligned, plan_sequence
+from genrefine.refiner.text_blocks import KeysAndValues, TextRefinerBlock, TextRefinerHead
+
+ATTENTION_LAYOUTS = ("joint", "prefix")
+
+
+class TextRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """Predict every clean code of pictures or clips from noisy codes, the signal and a prompt.
+
+    Args:
+        code_channels: code channels of the tokenizer (latent channels, times rounds in the bit layout).
+        code_classes: classes of one code: 2**rounds in the index layout, 2 in the bit layout.
+        text_channels: channels of the text encoder's embeddings.
+        width: channels of a token.
+        depth: number of blocks.
+        num_heads: query heads; a head's size must be even and at least 6.
+        mlp_width: hidden channels of the feed-forward layers.
+        num_kv_heads: key and value heads, a divisor of `num_heads`; None for as many.
+        attention: "joint" or "prefix".
+
+    Raises:
+        GenrefineError: for sizes that do not fit together.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules: ClassVar[list[str]] = ["TextRefinerBlock"]  # type: ignore[assignment, misc]
+    _repeated_blocks: ClassVar[list[str]] = ["TextRefinerBlock"]  # type: ignore[assignment, misc]
+
+    @register_to_config
+    def __init__(
+        self,
+        code_channels: int,
+        code_classes: int,
+        text_channels: int,
+        width: int,
+        depth: int,
+        num_heads: int,
+        mlp_width: int,
+        num_kv_heads: int | None = None,
+        attention: str = "joint",
+    ) -> None:
+        super().__init__()
+        num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        head_dim = width // num_heads
+        if width % num_heads or head_dim % 2 or head_dim < 6:
+            raise GenrefineError(
+                f"width / num_heads must be an even number of at least 6; got {width} / {num_heads}; change one of them"
+            )
+        if num_kv_heads < 1 or num_heads % num_kv_heads:
+            raise GenrefineError(f"num_kv_heads must divide num_heads = {num_heads}; got {num_kv_heads}; use a divisor")
+        if attention not in ATTENTION_LAYOUTS:
+            raise GenrefineError(f"attention must be 'joint' or 'prefix'; got {attention!r}; choose one of the two")
+        self.gradient_checkpointing = False
+        self.head_dim = head_dim
+        self.code_embedding = nn.Linear(code_channels * code_classes, width)
+        self.text_embedding = nn.Linear(text_channels, width)
+        self.signal_embedding = ScalarEmbedding(width)
+        self.blocks = nn.ModuleList(TextRefinerBlock(width, num_heads, num_kv_heads, mlp_width) for _ in range(depth))
+        self.head = TextRefinerHead(width, code_channels * code_classes)
+        self._plans: dict[Any, SequencePlan] = {}
+        self.reset_parameters()
+
+    @classmethod
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """Build a refiner from a configuration.
+
+        Raises:
+            GenrefineError: if the configuration has a key that the refiner does not know.
+        """
+        refuse_unknown_settings(cls, {**(config or {}), **kwargs})
+        return super().from_config(config, return_unused_kwargs, **kwargs)
+
+    def reset_parameters(self) -> None:
+        """Draw new weights: std 0.02, less where a block adds to the residual stream, 0 in the head."""
+        blocks = cast(Sequence[TextRefinerBlock], self.blocks)
+        into_residual = {part for block in blocks for part in (block.attention.output, block.mlp.output)}
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                std = 0.02 * (2 * len(self.blocks)) ** -0.5 if module in into_residual else 0.02
+                nn.init.normal_(module.weight, std=std)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.zeros_(self.head.linear.weight)
+
+    @property
+    def sizes(self) -> Any:
+        """The constructor's arguments as attributes."""
+        return self.config
+
+    def prepare(self, condition: TextCondition) -> TextCondition:
+        """Return the condition with the text keys and values of all its prompts, each prompt computed once.
+
+        In the prefix layout, call it once before sampling: every step, and guidance, then reuse them. The result
+        belongs to these weights. In the joint layout text sees the picture, nothing can be kept, and the condition is
+        returned.
+
+        Raises:
+            GenrefineError: if the prompts do not fit the configuration.
+        """
+        check_text_condition(condition, self.sizes, SIGNAL_POSITION)
+        prompts = condition.prompts
+        if self.sizes.attention == "joint" or self._remembers(prompts):
+            return condition
+        memory = self._remember(prompts, tuple(range(len(prompts.lengths))))
+        prompts = Prompts(prompts.embeddings, prompts.lengths, memory)
+        return TextCondition(prompts, condition.rows, condition.null_rows, condition.first_frames)
+
+    def forward(
+        self,
+        codes: Int[Tensor, "batch channels t h w"] | Sequence[Int[Tensor, "_ _ _ _"]],
+        signal: Float[Tensor, "signals"],
+        condition: TextCondition,
+        batching: str = "packed",
+    ) -> Float[Tensor, "batch channels t h w classes"] | list[Float[Tensor, "_ _ _ _ classes"]]:
+        """Return float32 logits of every clean code, classes last.
+
+        Args:
+            codes: noisy codes of the frames to predict, integers in [0, code_classes): a tensor, or a list of samples
+                of different sizes, which gives a list of logits.
+            signal: share of clean codes of each sample, 0 noise .. 1 clean.
+            condition: one prompt per sample; a first frame makes the codes those of frames 1 and on.
+            batching: "packed" or "padded", see `packing`; both give the same numbers up to rounding.
+
+        Raises:
+            GenrefineError: if shapes, prompts or code values do not fit the configuration.
+        """
+        samples = list(codes)
+        check_codes(samples, condition.first_frames, self.sizes)
+        check_text_condition(condition, self.sizes, SIGNAL_POSITION, num_samples=len(samples), num_signals=len(signal))
+        is_joint = self.sizes.attention == "joint"
+        lengths = condition.lengths
+        segments = tuple(
+            Segment((s.shape[1], s.shape[2], s.shape[3]), length if is_joint else 0, first is not None)
+            for s, length, first in zip(samples, lengths, condition.first_frames, strict=True)
+        )
+        memory, recall = (None, None) if is_joint else self._memory_of(condition)
+        plan = self._plan(segments, samples[0].device, batching, recall)
+
+        visual = self._embed_codes([*samples, *(first for first in condition.first_frames if first is not None)])
+        firsts = iter(visual[len(samples) :])
+        text = self._embed_prompts(condition.prompts, condition.rows) if is_joint else [None] * len(samples)
+        signals = self.signal_embedding(signal).unbind()
+        parts = [
+            [
+                visual[i],
+                *([next(firsts)] if segment.has_first_frame else []),
+                *([] if words is None else [words]),
+                token[None],
+            ]
+            for i, (segment, words, token) in enumerate(zip(segments, text, signals, strict=True))
+        ]
+        # In the parameter dtype: under autocast the sum of all blocks stays float32 while the products are bfloat16.
+        x = plan.join(parts).to(self.code_embedding.weight.dtype)  # tokens width
+        for layer, block in enumerate(self.blocks):
+            x, _ = self._run(block, x, plan, None if memory is None else (memory.keys[layer], memory.values[layer]))
+        logits = self.head(x)  # tokens (channels classes)
+        outputs = [
+            rearrange(
+                logits[start : start + segment.num_visual],
+                "(t h w) (d k) -> d t h w k",
+                h=segment.grid[1],
+                w=segment.grid[2],
+                k=self.sizes.code_classes,
+            )
+            for segment, start in zip(segments, plan.starts, strict=True)
+        ]
+        return torch.stack(outputs) if isinstance(codes, Tensor) else outputs
+
+    def _embed_codes(self, samples: Sequence[Tensor]) -> list[Tensor]:
+        """Map the one-hot codes of every position to a token; one-hot channels are `channel * classes + class`."""
+        classes = torch.arange(self.sizes.code_classes, device=samples[0].device, dtype=samples[0].dtype)
+        one_hot = [(rearrange(s, "d t h w -> (t h w) d 1") == classes).flatten(1) for s in samples]
+        return _map_pieces(self.code_embedding, one_hot)
+
+    def _embed_prompts(self, prompts: Prompts, rows: Sequence[int]) -> list[Tensor]:
+        """Map the prompts of these rows to tokens, each prompt once."""
+        unique = list(dict.fromkeys(rows))
+        pieces = _map_pieces(self.text_embedding, [prompts.tokens(row) for row in unique])
+        embedded = dict(zip(unique, pieces, strict=True))
+        return [embedded[row] for row in rows]
+
+    def _memory_of(self, condition: TextCondition) -> tuple[PromptMemory, Recall]:
+        """Return keys and values of the condition's prompts, from `prepare` or computed now for those in use."""
+        prompts, rows = condition.prompts, condition.rows
+        if prompts.memory is not None:
+            if not self._remembers(prompts):
+                raise GenrefineError(
+                    "this condition was prepared by another refiner or before its weights changed; "
+                    "prepare the condition that was built from the prompts"
+                )
+            return prompts.memory, Recall(rows, condition.lengths)
+        used = tuple(dict.fromkeys(rows))
+        places = {row: place for place, row in enumerate(used)}
+        return self._remember(prompts, used), Recall(tuple(places[row] for row in rows), condition.lengths)
+
+    def _remembers(self, prompts: Prompts) -> bool:
+        memory = prompts.memory
+        return memory is not None and memory.owner() is self and memory.stamp == self._stamp()
+
+    def _stamp(self) -> tuple[Any, ...]:
+        """Return what changes when weights are cast, loaded, trained or adapted."""
+        weight = self.text_embedding.weight
+        return weight.dtype, 0 if weight.is_inference() else weight._version, *self._adapter_stamp()
+
+    def _remember(self, prompts: Prompts, rows: tuple[int, ...]) -> PromptMemory:
+        """Run the prompts of these rows through the network by themselves and keep their keys and values."""
+        text = self._embed_prompts(prompts, rows)
+        segments = tuple(Segment((0, 0, 0), prompts.lengths[row], has_signal=False) for row in rows)
+        plan = self._plan(segments, prompts.embeddings.device, "packed", None, equal_stride=True)
+        x = plan.join([[tokens] for tokens in text]).to(self.code_embedding.weight.dtype)
+        layers: list[KeysAndValues] = []
+        for block in self.blocks:
+            x, keys_and_values = self._run(block, x, plan, None)
+            layers.append(keys_and_values)
+        keys, values = (
+            tuple(rearrange(kept, "heads (prompts n) d -> prompts heads n d", prompts=len(rows)) for kept in kind)
+            for kind in zip(*layers, strict=True)
+        )
+        return PromptMemory(keys, values, weakref.ref(self), self._stamp())
+
+    def _plan(
+        self,
+        segments: tuple[Segment, ...],
+        device: torch.device,
+        batching: str,
+        recall: Recall | None,
+        equal_stride: bool = False,
+    ) -> SequencePlan:
+        """Return the plan of a sequence, kept for the next steps of the same call."""
+        key = (segments, device, batching, recall, equal_stride)
+        if key not in self._plans:
+            while len(self._plans) >= MOST_PLANS:
+                del self._plans[next(iter(self._plans))]
+            with torch.inference_mode(False):  # a plan made while sampling must serve training too
+                self._plans[key] = plan_sequence(segments, self.head_dim, device, batching, recall, equal_stride)
+        return self._plans[key]
+
+    def _run(
+        self, block: nn.Module, x: Tensor, plan: SequencePlan, memory: LayerMemory | None
+    ) -> tuple[Tensor, KeysAndValues]:
+        run: Any = block
+        if torch.is_grad_enabled() and self.gradient_checkpointing:
+            run = partial(cast(Any, self)._gradient_checkpointing_func, block)
+        return run(x, plan.rotation, plan.attention, memory)  # type: ignore[no-any-return]
+
+
+# Conditional and guided steps of a batch alternate between two plans; a few more while finished samples leave.
+MOST_PLANS = 4
+
+
+def _map_pieces(linear: nn.Linear, pieces: Sequence[Tensor]) -> list[Tensor]:
+    """Map the rows of all pieces in one product, each piece filled up so that its rows round alike in any company."""
+    weight = linear.weight
+    filled = [F.pad(piece.to(weight.dtype), (0, 0, 0, aligned(len(piece)) - len(piece))) for piece in pieces]
+    mapped = linear(torch.cat(filled)).split([len(piece) for piece in filled])
+    return [rows[: len(piece)] for rows, piece in zip(mapped, pieces, strict=True)]

@@ -1,0 +1,184 @@
+"""Training states on disk: written beside and renamed, so that a killed process or a full disk loses nothing.
+
+``OUT/checkpoints/step-0000500/`` is accelerate's state of all networks, optimizers and averaged weights.
+``OUT/run.json`` identifies the run; only settings that do not change the result may differ when a run continues.
+The result (``OUT/tokenizer``, ``OUT/pipeline``) is replaced file by file, each of them whole.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from genrefine.errors import GenrefineError
+
+MAY_CHANGE = {"num_steps", "log_every", "preview_every", "save_every", "keep_checkpoints", "num_workers", "compile"}
+
+
+def claim(out: Path, run: Mapping[str, Any]) -> None:
+    """Make ``out`` this run's folder, or check that it already is.
+
+    Raises:
+        GenrefineError: the folder cannot be written, holds other files, or holds a run with other settings.
+    """
+    record = out / "run.json"
+    text = json.dumps(run, indent=2, sort_keys=True, default=str) + "\n"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if record.exists():
+            before = json.loads(record.read_text())
+            differing = sorted(_differences(before, json.loads(text)))
+            if differing:
+                raise GenrefineError(
+                    f"{out} holds a run with other settings ({', '.join(differing)}); "
+                    "give the same settings to continue it, or another folder"
+                )
+        elif any(out.iterdir()):
+            raise GenrefineError(f"{out} holds files but no run.json; give an empty folder or that of an earlier run")
+        write_atomically(record, text)
+    except OSError as error:
+        raise GenrefineError(f"cannot write to {out}: {error.strerror}; give a folder you may write to") from error
+    except json.JSONDecodeError as error:
+        raise GenrefineError(f"{record} is not JSON; give another folder") from error
+
+
+def _differences(a: Any, b: Any, path: str = "") -> list[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = {k for k in a.keys() | b.keys() if not (path == "training." and k in MAY_CHANGE)}
+        # A setting younger than the run: empty or 0 means what the run did without it.
+        keys -= {k for k in b.keys() - a.keys() if not b[k]}
+        return [d for k in keys for d in _differences(a.get(k), b.get(k), f"{path}{k}.")]
+    return [] if a == b else [path.rstrip(".")]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that readers see the old or the new one and never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save(accelerator: Accelerator, out: Path, step: int, keep: int) -> None:
+    """Write the training state after ``step`` updates and remove all but the newest ``keep``."""
+    folder = out / "checkpoints"
+    final, temporary = folder / f"step-{step:07d}", folder / f".writing-{step:07d}"
+    if accelerator.is_main_process:
+        folder.mkdir(exist_ok=True)
+        for left in folder.glob(".writing-*"):  # of a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    with _whole_or_nothing(temporary, "a checkpoint"):
+        accelerator.save_state(str(temporary))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(temporary, final)
+        for old in _checkpoints(out)[:-keep]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def publish(write: Callable[[Path], None], out: Path) -> None:
+    """Write a result beside ``out``'s files, then put each file in the place of its older self."""
+    temporary = out / ".writing-result"
+    shutil.rmtree(temporary, ignore_errors=True)
+    with _whole_or_nothing(temporary, "the result"):
+        write(temporary)
+        made = [path for path in temporary.rglob("*") if path.is_file()]
+        # Checksums come last: until then the new files do not pass for the old ones.
+        for path in sorted(made, key=lambda path: path.suffix == ".json"):
+            place = out / path.relative_to(temporary)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, place)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _whole_or_nothing(temporary: Path, what: str) -> Iterator[None]:
+    """Turn a failure to write into one line and remove what was written, which a full disk has no room for."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch's own writer raises the last
+        shutil.rmtree(temporary, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:160]
+        raise GenrefineError(
+            f"cannot write {what} to {temporary.parent} ({reason}); what is there already stays; "
+            "make room and run the same command again"
+        ) from error
+
+
+def forget_metrics_after(out: Path, step: int) -> None:
+    """Drop the lines of ``metrics.jsonl`` that the run is about to write again: those later than its checkpoint."""
+    path = out / "metrics.jsonl"
+    if path.is_file():
+        lines = path.read_text().splitlines(keepends=True)
+        write_atomically(path, "".join(line for line in lines if _step_of(line) <= step))
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # cut off when the process was killed
+
+
+def kept_weights(network: nn.Module) -> list[nn.Parameter]:
+    """Return what a training state keeps of a network: of one with an adapter that adapter, else everything."""
+    has_adapter = bool(getattr(network, "adapters", ()))
+    return [weight for weight in network.parameters() if weight.requires_grad or not has_adapter]
+
+
+def keep_adapters_only(accelerator: Accelerator) -> None:
+    """Let training states hold, of networks with an adapter, only the adapter: the rest is where the run started."""
+
+    def write(models: list[nn.Module], weights: list[dict[str, Tensor]], folder: str) -> None:
+        for number in reversed(range(len(models))):
+            if getattr(accelerator.unwrap_model(models[number]), "adapters", ()):
+                trained = {name for name, weight in models[number].named_parameters() if weight.requires_grad}
+                state = {name: value for name, value in weights.pop(number).items() if name in trained}
+                save_file(
+                    {k: v.cpu().contiguous() for k, v in state.items()}, Path(folder) / f"adapter-{number}.safetensors"
+                )
+
+    def read(models: list[nn.Module], folder: str) -> None:
+        for number in reversed(range(len(models))):
+            network = models[number]
+            if getattr(accelerator.unwrap_model(network), "adapters", ()):
+                state = load_file(Path(folder) / f"adapter-{number}.safetensors")
+                own = {name for name, weight in network.named_parameters() if weight.requires_grad}
+                if own != state.keys():
+                    raise KeyError(f"adapter weights {sorted(own ^ state.keys())[:1]}")
+                network.load_state_dict(state, strict=False)
+                models.pop(number)
+
+    accelerator.register_save_state_pre_hook(write)
+    accelerator.register_load_state_pre_hook(read)
+
+
+def load_newest(accelerator: Accelerator, out: Path) -> int:
+    """Load the newest training state and return how many updates it has seen; 0 without one."""
+    states = _checkpoints(out)
+    if not states:
+        return 0
+    try:
+        accelerator.load_state(str(states[-1]))
+    except Exception as error:
+        raise GenrefineError(
+            f"cannot load the training state {states[-1]} ({type(error).__name__}); "
+            "remove it to continue from an older one"
+        ) from error
+    return int(states[-1].name.removeprefix("step-"))
+
+
+def _checkpoints(out: Path) -> list[Path]:
+    return sorted((out / "checkpoints").glob("step-*")) if (out / "checkpoints").is_dir() else []

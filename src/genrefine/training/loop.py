@@ -1,0 +1,287 @@
+"""One training loop for every network, over accelerate: devices, precision and processes are its business.
+
+A `Task` says what is trained and yields losses; `train` does the rest: optimizers, averaged weights, progress, scalars,
+previews, checkpoints, resume. An interrupted run (Ctrl-C, SIGTERM, a killed process) continues from its newest
+checkpoint and gives the weights of a run that was never interrupted: item order and random draws depend on the seed and
+the update's number only.
+"""
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import set_seed
+from diffusers.training_utils import EMAModel
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from genrefine.errors import GenrefineError
+from genrefine.training.checkpoint import (
+    claim,
+    forget_metrics_after,
+    keep_adapters_only,
+    kept_weights,
+    load_newest,
+    publish,
+    save,
+)
+from genrefine.training.mixture import Mixture, MixtureBatches
+from genrefine.training.optimizers import optimizer_for
+from genrefine.training.order import EndlessBatches, Grouped, step_seed
+from genrefine.training.settings import TrainingSettings
+
+
+class Update:
+    """One loss, the name of the network whose weights it moves, and what to log."""
+
+    def __init__(self, network: str, loss: Tensor, scalars: Mapping[str, Tensor | float]) -> None:
+        self.network, self.loss, self.scalars = network, loss, scalars
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What is trained. The first network is the result: it is averaged, previewed and saved."""
+
+    networks: dict[str, nn.Module]
+    shown: tuple[str, ...]  # scalars that the progress bar shows
+
+    @property
+    def dataset(self) -> Dataset[Any]:
+        """What batches are made of."""
+        ...
+
+    def updates(
+        self, networks: Mapping[str, Callable[..., Any]], batch: Any, generator: torch.Generator
+    ) -> Iterator[Update]:
+        """Yield the losses of one micro-batch, one at a time; each is stepped before the next is asked for."""
+        ...
+
+    def compile(self, network: nn.Module) -> Callable[..., Any]:
+        """Return the first network compiled for updates; previews call the network itself."""
+        ...
+
+    def preview(self, network: nn.Module) -> Image.Image | None:
+        """Return a picture of what the averaged network does now."""
+        ...
+
+    def save(self, network: nn.Module, folder: Path) -> None:
+        """Write the averaged network so that users can load it."""
+        ...
+
+
+class _Interrupt:
+    """Turn the first SIGINT or SIGTERM into a request to stop after the current update."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __enter__(self) -> "_Interrupt":
+        self._before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+        for s in self._before:
+            signal.signal(s, self._request)
+        return self
+
+    def _request(self, number: int, frame: Any) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    def __exit__(self, *_: object) -> None:
+        for s, handler in self._before.items():
+            signal.signal(s, handler)
+
+
+def train(task: Task, settings: TrainingSettings, out: Path, description: Mapping[str, Any] | None = None) -> int:
+    """Train, or continue the run in ``out``, and return the number of updates the run has made.
+
+    Args:
+        description: everything that identifies the run; a folder that holds another run is refused.
+
+    Writes ``run.json``, ``metrics.jsonl``, ``previews/``, ``checkpoints/``, TensorBoard scalars under ``logs/`` and the
+    averaged network as `Task.save` writes it.
+    """
+    ours = not AcceleratorState._shared_state
+    try:
+        return _train(task, settings, out, description or {})
+    finally:
+        if ours:  # else the next run of this process could have no other precision
+            AcceleratorState._reset_state()
+
+
+def _train(task: Task, settings: TrainingSettings, out: Path, description: Mapping[str, Any]) -> int:
+    accelerator = Accelerator(
+        mixed_precision=settings.mixed_precision,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        log_with=_trackers(),
+        project_dir=str(out),
+    )
+    run: dict[str, Any] = {**description, "training": asdict(settings)}
+    if accelerator.is_main_process:
+        claim(out, run)
+    accelerator.wait_for_everyone()
+    set_seed(settings.seed)
+    main = next(iter(task.networks))
+    if settings.gradient_checkpointing:
+        task.networks[main].enable_gradient_checkpointing()  # type: ignore[operator]
+    networks = {name: accelerator.prepare(network) for name, network in task.networks.items()}
+    stepped: dict[str, Any] = dict(networks)
+    if settings.compile:
+        stepped[main] = task.compile(networks[main])
+    optimizers = {name: accelerator.prepare(optimizer_for(network, settings)) for name, network in networks.items()}
+    kept = kept_weights(task.networks[main])
+    ema = EMAModel(kept, decay=settings.ema_decay, foreach=True)
+    ema.to(accelerator.device)
+    accelerator.register_for_checkpointing(ema)
+    keep_adapters_only(accelerator)
+    done = load_newest(accelerator, out)
+    if accelerator.is_main_process:
+        forget_metrics_after(out, done)
+    if done:
+        accelerator.print(f"continuing {out} after {done} of {settings.num_steps} updates")
+    micro_batch = settings.batch_size // settings.gradient_accumulation
+    if len(task.dataset) < 1:  # type: ignore[arg-type]
+        raise GenrefineError("the data set is empty; give a folder or data set with at least one picture")
+    place = (done * settings.gradient_accumulation, accelerator.process_index, accelerator.num_processes)
+    order: EndlessBatches | MixtureBatches
+    if isinstance(task.dataset, Mixture):
+        order = MixtureBatches(task.dataset.kinds, settings.seed, *place)
+    else:
+        items = task.dataset.groups if isinstance(task.dataset, Grouped) else len(task.dataset)  # type: ignore[arg-type]
+        order = EndlessBatches(items, micro_batch, settings.seed, *place)
+    batches = iter(DataLoader(task.dataset, batch_sampler=order, num_workers=settings.num_workers))  # type: ignore[arg-type]
+    if accelerator.log_with:
+        accelerator.init_trackers("logs", init_kwargs={"tensorboard": {"purge_step": done + 1}})
+    log = _Log(out, accelerator, settings, done, task.shown)
+    averaged = _Averaged(ema, task.networks[main], kept)
+    with _Interrupt() as interrupt, log:
+        step = done
+        while step < settings.num_steps:
+            for optimizer in optimizers.values():
+                for group in optimizer.param_groups:
+                    group["lr"] = settings.learning_rate * settings.rate(step)
+            for part in range(settings.gradient_accumulation):
+                number = (step * settings.gradient_accumulation + part) * accelerator.num_processes
+                seed = step_seed(settings.seed, number + accelerator.process_index, purpose=2)
+                batch = next(batches)
+                log.items += len(batch if isinstance(batch, Tensor) else batch[0]) * accelerator.num_processes
+                with accelerator.accumulate(*networks.values()):
+                    for update in task.updates(stepped, batch, torch.Generator().manual_seed(seed)):
+                        accelerator.backward(update.loss)
+                        network, optimizer = networks[update.network], optimizers[update.network]
+                        if settings.clip_norm and accelerator.sync_gradients:
+                            accelerator.clip_grad_norm_(network.parameters(), settings.clip_norm)
+                        optimizer.step()
+                        optimizer.zero_grad()
+                        log.add(update.scalars)
+            ema.step(kept)
+            step += 1
+            log.advance(step)
+            last = step == settings.num_steps or interrupt.requested
+            if accelerator.is_main_process and (step % settings.preview_every == 0 or last):
+                with averaged, accelerator.autocast():
+                    log.picture(task.preview(accelerator.unwrap_model(networks[main])), step)
+            if step % settings.save_every == 0 or last:
+                # The result first: a run that ends between the two makes it again, as its checkpoint is older.
+                if accelerator.is_main_process:
+                    with averaged:
+                        publish(partial(task.save, accelerator.unwrap_model(networks[main])), out)
+                save(accelerator, out, step, settings.keep_checkpoints)
+            if interrupt.requested:
+                accelerator.print(f"stopped after {step} of {settings.num_steps} updates; run again to continue")
+                break
+    accelerator.end_training()
+    return step
+
+
+class _Averaged:
+    """Lend the averaged weights to the network for a while."""
+
+    def __init__(self, ema: EMAModel, network: nn.Module, kept: list[nn.Parameter]) -> None:
+        self.ema, self.network, self.kept = ema, network, kept
+
+    def __enter__(self) -> None:
+        self.ema.store(self.kept)
+        self.ema.copy_to(self.kept)
+        self.network.eval()
+
+    def __exit__(self, *_: object) -> None:
+        self.ema.restore(self.kept)
+        self.network.train()
+
+
+def _trackers() -> list[str] | None:
+    from accelerate.utils import is_tensorboard_available
+
+    return ["tensorboard"] if is_tensorboard_available() else None
+
+
+class _Log:
+    """Average scalars over ``log_every`` updates; show them, write them to ``metrics.jsonl`` and to the trackers."""
+
+    def __init__(
+        self, out: Path, accelerator: Accelerator, settings: TrainingSettings, done: int, shown: tuple[str, ...]
+    ) -> None:
+        self.out, self.accelerator, self.settings, self.shown = out, accelerator, settings, shown
+        self.bar = tqdm(
+            total=settings.num_steps,
+            initial=done,
+            unit="step",
+            disable=not accelerator.is_main_process,
+            mininterval=1.0,
+            dynamic_ncols=True,
+        )
+        self.sums: dict[str, tuple[Tensor | float, int]] = {}
+        self.since, self.items = time.perf_counter(), 0
+
+    def __enter__(self) -> "_Log":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def add(self, scalars: Mapping[str, Tensor | float]) -> None:
+        """Take the scalars of one loss; NaN entries stand for nothing seen and are left out."""
+        for name, value in scalars.items():
+            total, count = self.sums.get(name, (0.0, 0))
+            value = value.detach() if isinstance(value, Tensor) else value
+            if value == value:
+                self.sums[name] = (total + value, count + 1)
+
+    def advance(self, step: int) -> None:
+        """Count one update and report when it is time."""
+        self.bar.update(1)
+        if step % self.settings.log_every and step != self.settings.num_steps:
+            return
+        seconds = time.perf_counter() - self.since
+        means = {name: float(total) / count for name, (total, count) in self.sums.items() if count}
+        if "loss" in means and not means["loss"] == means["loss"]:
+            raise GenrefineError(f"the loss became NaN before update {step}; lower training.learning_rate")
+        means["items_per_second"] = self.items / seconds
+        self.bar.set_postfix({k: f"{means[k]:.4g}" for k in (*self.shown, "items_per_second") if k in means})
+        if self.accelerator.is_main_process:
+            with (self.out / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps({"step": step, **{k: round(v, 6) for k, v in means.items()}}) + "\n")
+            self.accelerator.log(means, step=step)
+        self.sums, self.since, self.items = {}, time.perf_counter(), 0
+
+    def picture(self, image: Image.Image | None, step: int) -> None:
+        """Keep a preview as PNG and show it to the trackers."""
+        if image is None:
+            return
+        folder = self.out / "previews"
+        folder.mkdir(exist_ok=True)
+        image.save(folder / f"step-{step:07d}.png")
+        for tracker in self.accelerator.trackers:
+            import numpy as np
+
+            tracker.log_images({"preview": np.asarray(image.convert("RGB"))[None]}, step=step, dataformats="NHWC")

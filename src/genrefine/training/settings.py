@@ -1,0 +1,82 @@
+"""Every setting of a training run, in the words of the command line (``--set training.learning_rate=1e-4``)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from genrefine.errors import GenrefineError
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Say how a network is optimized.
+
+    Args:
+        num_steps: optimizer updates.
+        batch_size: items per update over all processes and accumulated micro-batches.
+        gradient_accumulation: micro-batches per update; memory falls, the items and their weight in the update stay,
+            random draws are those of each micro-batch.
+        optimizer: "adamw" (published), or "muon", see `genrefine.training.optimizers`.
+        learning_rate: peak rate, reached after ``warmup_steps``.
+        decay: "constant"; "cosine" down to a hundredth of the peak at ``num_steps``; "trapezoid" is constant but for
+            the last three tenths, which fall linearly to a hundredth.
+        betas, weight_decay: AdamW's; one-dimensional parameters are never decayed.
+        clip_norm: largest gradient norm; 0 does not clip.
+        ema_decay: decay of the averaged weights that previews, results and evaluation use.
+        mixed_precision: accelerate's autocast dtype, "no", "bf16" or "fp16".
+        gradient_checkpointing: recompute activations in the backward pass.
+        compile: run the forward pass through ``torch.compile``.
+        seed: decides initial weights, the order of items and every random draw; a resumed run repeats them exactly.
+        log_every, preview_every, save_every: periods in updates.
+        keep_checkpoints: how many of the newest training states stay on disk.
+        num_workers: processes that load data; 0 loads in the main process.
+    """
+
+    num_steps: int = 1000
+    batch_size: int = 64
+    gradient_accumulation: int = 1
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = 1e-4
+    warmup_steps: int = 100
+    decay: Literal["constant", "cosine", "trapezoid"] = "constant"
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    ema_decay: float = 0.9999
+    mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    seed: int = 0
+    log_every: int = 20
+    preview_every: int = 500
+    save_every: int = 500
+    keep_checkpoints: int = 2
+    num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_size", "gradient_accumulation", "log_every", "preview_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise GenrefineError(f"training.{name} must be at least 1; got {getattr(self, name)}")
+        if self.batch_size % self.gradient_accumulation:
+            raise GenrefineError(
+                f"training.batch_size must be a multiple of gradient_accumulation {self.gradient_accumulation}; "
+                f"got {self.batch_size}"
+            )
+        if self.keep_checkpoints < 1:
+            raise GenrefineError(f"training.keep_checkpoints must be at least 1; got {self.keep_checkpoints}")
+        if not 0 <= self.ema_decay < 1:
+            raise GenrefineError(f"training.ema_decay must lie in [0, 1); got {self.ema_decay}")
+        if self.learning_rate <= 0:
+            raise GenrefineError(f"training.learning_rate must be positive; got {self.learning_rate}")
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of update ``step`` as a share of the peak."""
+        from math import cos, pi
+
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        if self.decay == "constant":
+            return 1.0
+        progress = min(1.0, (step - self.warmup_steps) / max(1, self.num_steps - self.warmup_steps))
+        if self.decay == "trapezoid":
+            return 0.01 + 0.99 * min(1.0, (self.num_steps - step) / (0.3 * self.num_steps))
+        return 0.01 + 0.99 * (1 + cos(pi * progress)) / 2

@@ -1,0 +1,45 @@
+"""Attention: the explicit product equals the fused kernel, and the layer equals its definition."""
+
+import pytest
+import torch
+from einops import rearrange
+from torch.nn import functional as F
+
+from genrefine.nn.attention import SelfAttention, attend
+from genrefine.nn.rope import grid_angles
+
+ANGLES = grid_angles(3, 4, 8)
+ROTATION = ANGLES.cos(), ANGLES.sin()
+
+
+def test_explicit_product_of_bfloat16_equals_the_fused_kernel():
+    query, key, value = torch.randn(3, 2, 4, 12, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert attend(query, key, value).dtype == torch.bfloat16
+    exact = F.scaled_dot_product_attention(query.float(), key.float(), value.float())
+    torch.testing.assert_close(attend(query, key, value).float(), exact, atol=0.03, rtol=0.03)
+
+
+def published_rotation(x: torch.Tensor) -> torch.Tensor:
+    """Turn consecutive pairs and write them back in place."""
+    first, second = rearrange(x, "... (pairs two) -> two ... pairs", two=2)
+    cos, sin = ROTATION
+    return torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1).flatten(-2)
+
+
+def test_layer_equals_attention_with_pairs_rotated_in_place():
+    torch.manual_seed(0)
+    layer, x = SelfAttention(32, 4), torch.randn(2, 12, 32)
+    torch.nn.init.normal_(layer.query_norm.weight)
+    torch.nn.init.normal_(layer.key_norm.weight)
+    query, key, value = rearrange(layer.query_key_value(x), "b n (three h d) -> three b h n d", three=3, h=4)
+    query = published_rotation(F.rms_norm(query, (8,), layer.query_norm.weight, 1e-6))
+    key = published_rotation(F.rms_norm(key, (8,), layer.key_norm.weight, 1e-6))
+    weights = (query @ key.mT / 8**0.5).softmax(-1)
+    expected = layer.output(rearrange(weights @ value, "b h n d -> b n (h d)"))
+    torch.testing.assert_close(layer(x, ROTATION), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layer_keeps_the_dtype_it_runs_in(dtype):
+    layer = SelfAttention(32, 4).to(dtype)
+    assert layer(torch.zeros(1, 12, 32, dtype=dtype), ROTATION).dtype == dtype

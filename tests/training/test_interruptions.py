@@ -1,0 +1,142 @@
+"""Runs that are killed, interrupted or out of room lose nothing, and what they log is whole."""
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_loop import SETTINGS, refiner_task, tokenizer_task, weights
+
+from genrefine import GenrefineError, VisualTokenizer
+from genrefine.training import checkpoint
+from genrefine.training.loop import train
+
+PROGRAM = """
+import os, signal, sys
+sys.path[:0] = {path!r}
+from dataclasses import replace
+from pathlib import Path
+from test_loop import SETTINGS, train, tokenizer_task
+move = os.replace
+def move_or_die(source, place):
+    if Path(place).name == {place!r}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    move(source, place)
+os.replace = move_or_die
+train(tokenizer_task(), replace(SETTINGS, num_steps={steps}), Path({out!r}))
+"""
+
+
+def program(out: Path, place: str = "", steps: int = 6) -> subprocess.Popen[bytes]:
+    content = PROGRAM.format(path=sys.path, place=place, out=str(out), steps=steps)
+    # A background shell job ignores SIGINT, and its children with it.
+    return subprocess.Popen(
+        [sys.executable, "-c", content],
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """Return the weights of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(tokenizer_task(), SETTINGS, folder)
+    return weights(folder, "tokenizer")
+
+
+@pytest.mark.parametrize(
+    ("place", "left"),
+    [
+        ("step-0000006", ["step-0000003"]),  # the second checkpoint is written, but not in its place
+        ("diffusion_pytorch_model.safetensors", []),  # the first result is
+    ],
+)
+def test_a_run_killed_while_it_saves_continues_to_the_same_weights(
+    place: str, left: list[str], whole: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    assert program(tmp_path / "run", place).wait(600) == -signal.SIGKILL
+    assert [path.name for path in (tmp_path / "run").glob("checkpoints/step-*")] == left
+    assert train(tokenizer_task(), SETTINGS, tmp_path / "run") == 6
+    continued = weights(tmp_path / "run", "tokenizer")
+    assert all(torch.equal(continued[name], whole[name]) for name in whole)
+    assert VisualTokenizer.from_pretrained(tmp_path / "run" / "tokenizer").spatial_stride == 4
+    assert not list((tmp_path / "run").rglob(".writing*"))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6]
+
+
+def test_an_interrupt_saves_after_the_update_and_the_run_continues(tmp_path: Path) -> None:
+    running = program(tmp_path / "run", steps=100_000)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 600
+    while not metrics.is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    assert running.wait(600) == 0
+    (*_, newest) = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))
+    done = int(newest.name.removeprefix("step-"))
+    assert train(tokenizer_task(), replace(SETTINGS, num_steps=done + 1), tmp_path / "run") == done + 1
+
+
+@pytest.mark.parametrize(("room", "what"), [(-1, "the result"), (1, "a checkpoint")])
+def test_a_full_disk_ends_in_one_line_and_leaves_what_was_there(
+    room: int, what: str, whole: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    train(tokenizer_task(), replace(SETTINGS, num_steps=3), tmp_path)
+    before = weights(tmp_path, "tokenizer")
+    # The system's limit of a file's size stands for the end of the disk: just below or above the weights.
+    size = (tmp_path / "tokenizer" / "diffusion_pytorch_model.safetensors").stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + room, limits[1]))
+    try:
+        with pytest.raises(GenrefineError, match=f"cannot write {what} to .*make room") as caught:
+            train(tokenizer_task(), SETTINGS, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob(".writing*"))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-0000003"]
+    after = weights(tmp_path, "tokenizer")
+    assert all(torch.equal(before[name], after[name]) for name in before) == (what == "the result")
+    train(tokenizer_task(), SETTINGS, tmp_path)
+    continued = weights(tmp_path, "tokenizer")
+    assert all(torch.equal(continued[name], whole[name]) for name in whole)
+
+
+def test_a_line_of_metrics_cut_by_a_kill_is_dropped(tmp_path: Path) -> None:
+    lines = ['{"step": 2, "loss": 1}\n', '{"step": 4, "loss": 1}\n', '{"step": 6, "lo']
+    (tmp_path / "metrics.jsonl").write_text("".join(lines))
+    checkpoint.forget_metrics_after(tmp_path, 3)
+    assert (tmp_path / "metrics.jsonl").read_text() == lines[0]
+
+
+def test_tensorboard_has_the_scalars_and_sheets_of_the_run(tmp_path: Path) -> None:
+    train(tokenizer_task(), replace(SETTINGS, num_steps=4), tmp_path)
+    train(tokenizer_task(), SETTINGS, tmp_path)
+    events = EventAccumulator(str(tmp_path / "logs"))
+    events.Reload()
+    written = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    for name in ("loss", "psnr", "items_per_second"):
+        logged = events.Scalars(name)
+        assert [scalar.step for scalar in logged] == [2, 4, 6]
+        assert [scalar.value for scalar in logged] == pytest.approx([line[name] for line in written], rel=1e-4)
+    assert [image.step for image in events.Images("preview")] == [3, 4, 6]
+    assert events.Images("preview")[0].encoded_image_string.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("make", "shown"), [(tokenizer_task, "psnr"), (refiner_task, "accuracy")])
+def test_the_progress_bar_shows_loss_quality_speed_and_time_left(
+    make: object, shown: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    train(make(), replace(SETTINGS, log_every=1), tmp_path)  # type: ignore[operator]
+    last = capfd.readouterr().err.replace("\r", "\n").strip().splitlines()[-1]
+    for part in ("6/6", "loss=", f"{shown}=", "items_per_second=", "<", "step/s"):
+        assert part in last.replace("s/step", "step/s")
