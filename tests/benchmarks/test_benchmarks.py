@@ -28,9 +28,7 @@ def run(monkeypatch, tmp_path):
         importlib.import_module(name).main(given)
         return json.loads(path.read_text())
 
-    threads = torch.get_num_threads()
-    yield main
-    torch.set_num_threads(threads)
+    return main
 
 
 def _values(report: dict) -> dict[str, float]:

@@ -23,7 +23,9 @@ import os, signal, sys
 sys.path[:0] = {path!r}
 from dataclasses import replace
 from pathlib import Path
+import torch
 from test_loop import SETTINGS, train, tokenizer_task
+torch.set_num_threads({threads})  # the last bits of sums depend on it
 move = os.replace
 def move_or_die(source, place):
     if Path(place).name == {place!r}:
@@ -35,7 +37,7 @@ train(tokenizer_task(), replace(SETTINGS, num_steps={steps}), Path({out!r}))
 
 
 def program(out: Path, place: str = "", steps: int = 6) -> subprocess.Popen[bytes]:
-    content = PROGRAM.format(path=sys.path, place=place, out=str(out), steps=steps)
+    content = PROGRAM.format(path=sys.path, place=place, out=str(out), steps=steps, threads=torch.get_num_threads())
     # A background shell job ignores SIGINT, and its children with it.
     return subprocess.Popen(
         [sys.executable, "-c", content],
