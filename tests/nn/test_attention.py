@@ -5,6 +5,7 @@ import torch
 from einops import rearrange
 from torch.nn import functional as F
 
+from genrefine.nn import attention
 from genrefine.nn.attention import SelfAttention, attend
 from genrefine.nn.rope import grid_angles
 
@@ -12,11 +13,27 @@ ANGLES = grid_angles(3, 4, 8)
 ROTATION = ANGLES.cos(), ANGLES.sin()
 
 
-def test_explicit_product_of_bfloat16_equals_the_fused_kernel():
-    query, key, value = torch.randn(3, 2, 4, 12, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
-    assert attend(query, key, value).dtype == torch.bfloat16
-    exact = F.scaled_dot_product_attention(query.float(), key.float(), value.float())
-    torch.testing.assert_close(attend(query, key, value).float(), exact, atol=0.03, rtol=0.03)
+@pytest.mark.parametrize("samples_in_cache", [1, 2, 100])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("trained", [False, True])
+def test_explicit_product_of_bfloat16_equals_the_fused_kernel(samples_in_cache, masked, trained, monkeypatch):
+    monkeypatch.setattr(attention, "CACHED_ELEMENTS", samples_in_cache * 4 * 12 * 12)
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, 5, 4, 12, 8, generator=generator).bfloat16().requires_grad_(trained)
+    mask = torch.rand(5, 1, 1, 12, generator=generator) < 0.6 if masked else None
+    exact = F.scaled_dot_product_attention(query.float(), key.float(), value.float(), attn_mask=mask)
+    assert attend(query, key, value, mask).dtype == torch.bfloat16
+    torch.testing.assert_close(attend(query, key, value, mask).float(), exact, atol=0.03, rtol=0.03)
+
+
+@pytest.mark.parametrize("samples_in_cache", [1, 2, 100])
+def test_parts_that_stay_in_the_cache_change_no_bit(samples_in_cache, monkeypatch):
+    torch.manual_seed(0)
+    layer, x = SelfAttention(32, 4), torch.randn(5, 12, 32)
+    whole = layer(x, ROTATION)
+    monkeypatch.setattr(attention, "CACHED_ELEMENTS", samples_in_cache * 12 * 32)
+    with torch.no_grad():
+        assert torch.equal(layer(x, ROTATION), whole)
 
 
 def published_rotation(x: torch.Tensor) -> torch.Tensor:
