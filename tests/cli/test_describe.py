@@ -80,7 +80,7 @@ def add_key(folder):
         (add_key, "m/refiner", "unknown key 'colour'"),
         (lambda m: (m / "refiner" / "config.json").write_text("x"), "m/refiner", "not readable JSON"),
         (lambda m: (m / "refiner" / "config.json").write_text("{}"), "m/refiner", "holds a None"),
-        (lambda m: None, "m/sampler", "no model folder"),
+        (lambda m: None, "m/sampler", "no model and no adapter"),
         (lambda m: None, "nowhere", "no model at 'nowhere'"),
     ],
 )

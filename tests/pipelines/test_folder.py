@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from genrefine import ClassPipeline, GenrefineError, VisualTokenizer
 from genrefine.pipelines import load_component
+from hub_cache import put_into_hub_cache
 from tiny_models import CLASS_NAMES, tiny_pipeline, tiny_refiner
 
 REFINER = "refiner/diffusion_pytorch_model.safetensors"
@@ -167,14 +168,6 @@ def test_pickles_cannot_be_asked_for_and_unwritable_places_are_refused(pipe, tmp
 def test_a_missing_folder_is_refused_without_asking_the_hub(name):
     with pytest.raises(GenrefineError, match="no model folder at"):
         ClassPipeline.from_pretrained(name)
-
-
-def put_into_hub_cache(folder: Path, cache: Path) -> None:
-    commit = "0" * 40
-    repository = cache / "models--org--name"
-    shutil.copytree(folder, repository / "snapshots" / commit)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(commit)
 
 
 def test_a_repository_of_the_hub_loads_through_its_cache(saved, tmp_path):

@@ -1,4 +1,4 @@
-"""`genrefine describe`: what a model folder holds, without running it."""
+"""`genrefine describe`: what a folder holds, a model or an adapter, without running it."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Describe the options of the verb."""
-    parser.add_argument("model", metavar="DIR", help="pipeline or tokenizer folder, or shipped model")
+    parser.add_argument("model", metavar="DIR", help="folder of a pipeline, a network or an adapter, or shipped model")
     add_json_option(parser)
 
 
@@ -33,8 +33,11 @@ def run(options: argparse.Namespace) -> None:
         found = _describe_pipeline(str(place))
     elif (place / "config.json").is_file():
         found = _describe_network(place)
+    elif (place / "adapter_config.json").is_file():
+        found = _describe_adapter(place)
     else:
-        raise GenrefineError(f"'{place}' is no model folder: neither model_index.json nor config.json; check the path")
+        known = "model_index.json, config.json or adapter_config.json"
+        raise GenrefineError(f"'{place}' holds no model and no adapter: expected {known}; check the path")
     if options.json:
         write_json(options.json, {"model": options.model, **found})
     say(f"{options.model}: {found['kind']}")
@@ -103,6 +106,23 @@ def _describe_network(place: Path) -> dict[str, Any]:
         return {"kind": kind, "parameters": refiner.num_parameters(), **_plain_config(refiner)}
     known = "a pipeline, a VisualTokenizer, a ClassRefiner or a TextRefiner"
     raise GenrefineError(f"'{place}' holds a {class_name}; expected {known}")
+
+
+def _describe_adapter(place: Path) -> dict[str, Any]:
+    from genrefine.refiner.adapter import read_adapter
+
+    adapter = read_adapter(place)
+    facts = adapter.facts
+    classes = facts.class_names or facts.class_rows
+    return {
+        "kind": "adapter (LoRA)",
+        "of": facts.refiner or "unknown, another program made it",
+        "parameters": adapter.num_parameters,
+        "rank": adapter.rank,
+        "scale": adapter.alpha / adapter.rank,
+        "layers": adapter.layers,
+        **({"classes": {"count": len(classes), "names": facts.class_names}} if classes else {}),
+    }
 
 
 def _describe_tokenizer(tokenizer: "VisualTokenizer") -> dict[str, Any]:

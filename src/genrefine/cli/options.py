@@ -53,7 +53,9 @@ def add_model_option(
 
 def add_adapter_options(parser: argparse.ArgumentParser) -> None:
     """Let the caller adapt the model."""
-    parser.add_argument("--adapter", type=Path, metavar="DIR", help="adapter to add to the weights of the model")
+    parser.add_argument(
+        "--adapter", type=Path, metavar="DIR", help="adapter to add to the weights: folder or 'org/name'"
+    )
     parser.add_argument(
         "--adapter-scale",
         type=float,

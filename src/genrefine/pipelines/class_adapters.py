@@ -17,14 +17,14 @@ class ClassAdapters(RefinementPipeline):
     """Class table, its origin and names as they were before an adapter brought its own."""
 
     def load_lora_weights(  # type: ignore[override]
-        self, folder: str | os.PathLike[str], adapter_name: str = "default", scale: float = 1.0
+        self, folder: str | os.PathLike[str], adapter_name: str = "default", scale: float = 1.0, **fetching: Any
     ) -> Adapter:
         """Put an adapter beside the refiner's weights; see `RefinementPipeline.load_lora_weights`.
 
         An adapter with classes of its own replaces those of the model until it is unloaded.
         """
         before = self.refiner.class_embedding, self.refiner.class_rows, self.class_names
-        adapter = super().load_lora_weights(folder, adapter_name, scale)
+        adapter = super().load_lora_weights(folder, adapter_name, scale, **fetching)
         if adapter.facts.class_rows is not None:
             names = adapter.facts.class_names or [str(number) for number in range(len(adapter.facts.class_rows))]
             self._own_classes = before

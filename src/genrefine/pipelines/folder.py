@@ -18,7 +18,7 @@ import hashlib
 import importlib
 import inspect
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,9 +38,9 @@ PROMPTS = "prompts.txt"
 """Prompts that a text model knows, one a line; beside its components, for `genrefine calibrate`. It may be absent."""
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 Component = TypeVar("Component", bound=ModelMixin)
-_FETCHING = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+FETCHING = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 LOADING_OPTIONS = (
-    *_FETCHING,
+    *FETCHING,
     "torch_dtype",
     "dtype",
     "device_map",
@@ -53,9 +53,24 @@ LOADING_OPTIONS = (
 )
 """What `from_pretrained` hands on to diffusers; its other options would let pickles or foreign code in."""
 
+PIPELINE_FILES = (
+    "*.json",
+    "*/*.json",
+    "*/*.safetensors",
+    "*/*.model",
+    "*.txt",
+    "*/*.txt",
+    "README.md",
+    "LICENSE*",
+    "*/LICENSE*",
+)
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "README.md", "LICENSE*")
 
-def fetch_folder(name: str, options: Mapping[str, Any]) -> Path:
-    """Download a pipeline from the hub and return its folder in the cache.
+
+def fetch_folder(
+    name: str, options: Mapping[str, Any], patterns: Sequence[str] = PIPELINE_FILES, what: str = "model"
+) -> Path:
+    """Download a pipeline, or something else, from the hub and return its folder in the cache.
 
     diffusers' own download refuses repositories whose components live in another package; this asks the same hub client
     for the files a pipeline folder has.
@@ -63,6 +78,8 @@ def fetch_folder(name: str, options: Mapping[str, Any]) -> Path:
     Args:
         name: "org/name".
         options: loading options, of which those for the hub are used.
+        patterns: files to fetch.
+        what: word for it in errors.
 
     Raises:
         GenrefineError: there is neither such a folder nor such a repository, or the hub cannot be reached.
@@ -71,24 +88,17 @@ def fetch_folder(name: str, options: Mapping[str, Any]) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     if name.count("/") != 1 or name.startswith((".", "/")) or name.endswith("/"):
-        raise GenrefineError(f"no model folder at '{name}'; expected a folder or 'org/name' on the hub; check the path")
-    patterns = [
-        "*.json",
-        "*/*.json",
-        "*/*.safetensors",
-        "*/*.model",
-        "*.txt",
-        "*/*.txt",
-        "README.md",
-        "LICENSE*",
-        "*/LICENSE*",
-    ]
-    fetching = {key: options[key] for key in _FETCHING if key in options}
+        raise GenrefineError(
+            f"no {what} folder at '{name}'; expected a folder or 'org/name' on the hub; check the path"
+        )
+    fetching = {key: options[key] for key in FETCHING if key in options}
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns, **fetching))
+        return Path(snapshot_download(name, allow_patterns=list(patterns), **fetching))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise GenrefineError(f"no model at '{name}', neither here nor on the hub ({reason}); check the name") from error
+        raise GenrefineError(
+            f"no {what} at '{name}', neither here nor on the hub ({reason}); check the name"
+        ) from error
 
 
 def load_component(folder: Path, component_class: type[Component]) -> Component:

@@ -16,7 +16,14 @@ from torch import Tensor
 
 from genrefine.errors import GenrefineError
 from genrefine.media import require_writable_folder
-from genrefine.pipelines.folder import LOADING_OPTIONS, check_pipeline_folder, fetch_folder, write_checksums
+from genrefine.pipelines.folder import (
+    ADAPTER_FILES,
+    FETCHING,
+    LOADING_OPTIONS,
+    check_pipeline_folder,
+    fetch_folder,
+    write_checksums,
+)
 from genrefine.pipelines.progress import CALLBACK_INPUTS
 from genrefine.pipelines.request import refuse_unknown
 from genrefine.refiner.adapter import Adapter
@@ -44,18 +51,22 @@ class RefinementPipeline(DiffusionPipeline, LoraBaseMixin):  # type: ignore[misc
         return torch.cat([decode_one(self.visual_tokenizer, one.to(device)) for one in codes.split(1)]).float()
 
     def load_lora_weights(  # type: ignore[override]
-        self, folder: str | os.PathLike[str], adapter_name: str = "default", scale: float = 1.0
+        self, folder: str | os.PathLike[str], adapter_name: str = "default", scale: float = 1.0, **fetching: Any
     ) -> Adapter:
         """Put an adapter beside the refiner's weights and return it as it was read.
 
         Args:
-            folder: what training or `ClassRefiner.save_lora_adapter` wrote.
+            folder: what training or `ClassRefiner.save_lora_adapter` wrote, or a repository of the hub, "org/name".
             adapter_name: what to call it.
             scale: multiplies its effect; 0 is the model without it.
+            fetching: options of the hub client: `cache_dir`, `force_download`, `local_files_only`, `revision`, `token`.
 
         Raises:
-            GenrefineError: the folder is no adapter, or one of another model.
+            GenrefineError: the folder is no adapter, or one of another model; an unknown option.
         """
+        refuse_unknown(fetching, FETCHING, "load_lora_weights")
+        if not os.path.isdir(folder):
+            folder = fetch_folder(os.fspath(folder), fetching, ADAPTER_FILES, "adapter")
         adapter: Adapter = self.refiner.load_lora_adapter(folder, adapter_name)
         if scale != 1:
             weights = self.refiner.adapter_scales()
