@@ -17,6 +17,7 @@ from genrefine.presets.text_samples import TextPart, open_parts
 from genrefine.training.mixture import MixtureBatches
 from genrefine.training.order import EndlessBatches
 from tiny_models import tiny_clip_tokenizer, tiny_text_encoder
+from two_processes import in_two_processes
 
 NAMES = ["red heart", "blue heart", "dog", "rocket", "flag of japan", "pizza"]
 SHAPES = [(20, 20), (20, 20), (30, 15), (15, 30), (20, 21), (32, 16)]  # height, width
@@ -270,6 +271,18 @@ def test_clips_too_few_for_the_processes_are_refused(place: Path, tmp_path: Path
     kinds = [Kind(part.name, len(part.store), part.batch_size, part.share) for part in parts]
     with pytest.raises(GenrefineError, match="a batch of clips must hold at least one sample per process, 2; got 1"):
         MixtureBatches(kinds, seed=0, num_processes=2)
+
+
+def test_two_processes_train_one_pipeline_on_stills_and_clips(place: Path, tmp_path: Path) -> None:
+    words = [f"{name}={value}" for name, value in request(place).items()]
+    verb = ["-m", "genrefine.cli", "train", "small-text", "--out", tmp_path / "run", "--set"]
+    answer = in_two_processes(*verb, *words)
+    assert answer.returncode == 0, answer.stderr
+    pipe = TextPipeline.from_pretrained(tmp_path / "run" / "pipeline")
+    pipe.set_progress_bar_config(disable=True)
+    assert len(pipe("a dog", seed=1, num_frames=5).frames[0]) == 5
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [("loss_stills" in line, "loss_clips" in line) for line in lines] == [(True, False), (False, True)] * 2
 
 
 def test_previews_show_what_is_held_out(place: Path, tmp_path: Path) -> None:
