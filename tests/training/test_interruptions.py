@@ -81,11 +81,27 @@ def test_an_interrupt_saves_after_the_update_and_the_run_continues(tmp_path: Pat
     deadline = time.monotonic() + 600
     while not metrics.is_file() and time.monotonic() < deadline:
         time.sleep(0.05)
+    with pytest.raises(GenrefineError, match="another process is training"):
+        train(tokenizer_task(), replace(SETTINGS, num_steps=100_000), tmp_path / "run")
     running.send_signal(signal.SIGINT)
     assert running.wait(600) == 0
     (*_, newest) = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))
     done = int(newest.name.removeprefix("step-"))
     assert train(tokenizer_task(), replace(SETTINGS, num_steps=done + 1), tmp_path / "run") == done + 1
+
+
+def test_an_interrupted_run_draws_nothing_before_it_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = tokenizer_task()
+    plain = task.updates
+
+    def interrupting(*arguments: object) -> object:
+        signal.raise_signal(signal.SIGTERM)
+        return plain(*arguments)
+
+    monkeypatch.setattr(task, "updates", interrupting)
+    monkeypatch.setattr(task, "preview", lambda network: pytest.fail("drew"))
+    assert train(task, replace(SETTINGS, preview_every=1), tmp_path) == 1
+    assert [path.name for path in (tmp_path / "checkpoints").glob("step-*")] == ["step-0000001"]
 
 
 @pytest.mark.parametrize(("room", "what"), [(-1, "the result"), (1, "a checkpoint")])

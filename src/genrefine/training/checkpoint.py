@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -21,14 +22,20 @@ from torch import Tensor, nn
 from genrefine.errors import GenrefineError
 
 MAY_CHANGE = {"num_steps", "log_every", "preview_every", "save_every", "keep_checkpoints", "num_workers", "compile"}
+LOCK = ".lock"
 
 
-def claim(out: Path, run: Mapping[str, Any]) -> None:
-    """Make ``out`` this run's folder, or check that it already is.
+def claim(out: Path, run: Mapping[str, Any]) -> FileLock:
+    """Make ``out`` this run's folder, or check that it already is, and keep other processes from training in it.
+
+    Returns:
+        a lock, to be released when the training ends; the end of the process releases it, too.
 
     Raises:
-        GenrefineError: the folder cannot be written, holds other files, or holds a run with other settings.
+        GenrefineError: the folder cannot be written, holds other files, holds a run with other settings, or another
+            process trains in it.
     """
+    lock = FileLock(out / LOCK, timeout=0)
     record = out / "run.json"
     text = json.dumps(run, indent=2, sort_keys=True, default=str) + "\n"
     try:
@@ -41,9 +48,15 @@ def claim(out: Path, run: Mapping[str, Any]) -> None:
                     f"{out} holds a run with other settings ({', '.join(differing)}); "
                     "give the same settings to continue it, or another folder"
                 )
-        elif any(out.iterdir()):
+        elif any(path.name != LOCK for path in out.iterdir()):
             raise GenrefineError(f"{out} holds files but no run.json; give an empty folder or that of an earlier run")
+        lock.acquire()
         write_atomically(record, text)
+        return lock
+    except Timeout as error:
+        raise GenrefineError(
+            f"another process is training in {out}; wait for its end, stop it, or give another folder"
+        ) from error
     except OSError as error:
         raise GenrefineError(f"cannot write to {out}: {error.strerror}; give a folder you may write to") from error
     except json.JSONDecodeError as error:

@@ -10,6 +10,7 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -105,20 +106,19 @@ def train(task: Task, settings: TrainingSettings, out: Path, description: Mappin
     """Train, or continue the run in ``out``, and return the number of updates the run has made.
 
     Args:
-        description: everything that identifies the run; a folder that holds another run is refused.
+        description: everything that identifies the run; a folder that holds another run, or in which another process
+            trains, is refused.
 
     Writes ``run.json``, ``metrics.jsonl``, ``previews/``, ``checkpoints/``, TensorBoard scalars under ``logs/`` and the
     averaged network as `Task.save` writes it.
     """
-    ours = not AcceleratorState._shared_state
-    try:
-        return _train(task, settings, out, description or {})
-    finally:
-        if ours:  # else the next run of this process could have no other precision
-            AcceleratorState._reset_state()
+    with ExitStack() as held:
+        if not AcceleratorState._shared_state:  # else the next run of this process could have no other precision
+            held.callback(AcceleratorState._reset_state)
+        return _train(task, settings, out, description or {}, held)
 
 
-def _train(task: Task, settings: TrainingSettings, out: Path, description: Mapping[str, Any]) -> int:
+def _train(task: Task, settings: TrainingSettings, out: Path, description: Mapping[str, Any], held: ExitStack) -> int:
     accelerator = Accelerator(
         mixed_precision=settings.mixed_precision,
         gradient_accumulation_steps=settings.gradient_accumulation,
@@ -127,7 +127,7 @@ def _train(task: Task, settings: TrainingSettings, out: Path, description: Mappi
     )
     run: dict[str, Any] = {**description, "training": asdict(settings)}
     if accelerator.is_main_process:
-        claim(out, run)
+        held.callback(claim(out, run).release)
     accelerator.wait_for_everyone()
     set_seed(settings.seed)
     main = next(iter(task.networks))
@@ -187,15 +187,17 @@ def _train(task: Task, settings: TrainingSettings, out: Path, description: Mappi
             step += 1
             log.advance(step)
             last = step == settings.num_steps or interrupt.requested
-            if accelerator.is_main_process and (step % settings.preview_every == 0 or last):
-                with averaged, accelerator.autocast():
-                    log.picture(task.preview(accelerator.unwrap_model(networks[main])), step)
             if step % settings.save_every == 0 or last:
                 # The result first: a run that ends between the two makes it again, as its checkpoint is older.
                 if accelerator.is_main_process:
                     with averaged:
                         publish(partial(task.save, accelerator.unwrap_model(networks[main])), out)
                 save(accelerator, out, step, settings.keep_checkpoints)
+            # Drawing may take minutes, which nobody who interrupts wants to wait for.
+            is_shown = step % settings.preview_every == 0 or step == settings.num_steps
+            if accelerator.is_main_process and is_shown and not interrupt.requested:
+                with averaged, accelerator.autocast():
+                    log.picture(task.preview(accelerator.unwrap_model(networks[main])), step)
             if interrupt.requested:
                 accelerator.print(f"stopped after {step} of {settings.num_steps} updates; run again to continue")
                 break
