@@ -11,9 +11,8 @@ def tune_class() -> RefinerRun:
     """Return an adapter of rank 8 for the shipped class model and your own classes, a class per subfolder.
 
     Command: ``genrefine train tune-class --set data.source=FOLDER --out DIR``
-    Cost: 1.5 seconds of one busy core an update; the result is a folder of 1.7 MB. Expect a KID of 0.85 after 75
-    updates on Fashion-MNIST, from 1.03 (`docs/fine-tune.md`). Another model needs ``tokenizer``, ``refiner.start`` and
-    its sizes.
+    Cost: five minutes of one core; the result is a folder of 1.7 MB. Expect a KID of 0.73 on Fashion-MNIST, from 1.04
+    (`docs/fine-tune.md`). Another model needs ``tokenizer``, ``refiner.start`` and its sizes.
     """
     base = small_class()
     training = replace(
