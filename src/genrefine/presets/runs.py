@@ -107,7 +107,7 @@ def _train_refiner(settings: RefinerRun, out: Path, name: str) -> Path:
         num_classes=len(source.class_names),
         **settings.refiner.arguments(),
     )
-    base = start_refiner(refiner, settings.refiner.start, settings.lora, source.class_names)
+    base = start_refiner(refiner, settings.refiner.start, settings.lora, tokenizer, source.class_names)
     sampler = RefinementSampler(**asdict(settings.sampler))
 
     def pipeline(trained: ClassRefiner) -> ClassPipeline:

@@ -27,6 +27,7 @@ from genrefine.presets.settings import (
 )
 from genrefine.refiner import ClassRefiner
 from genrefine.refiner.adapter import lora_config
+from genrefine.refiner.nested import to_rounds
 from genrefine.tokenizer import VisualTokenizer
 from genrefine.training.order import Grouped, groups_of
 
@@ -168,7 +169,13 @@ def component_folder(name: str, part: str) -> Path:
     return place / part if (place / "model_index.json").is_file() else place
 
 
-def start_from(network: ModelMixin, name: str, part: str, class_names: Sequence[str] = ()) -> list[str]:
+def start_from(
+    network: ModelMixin,
+    name: str,
+    part: str,
+    class_names: Sequence[str] = (),
+    tokenizer: VisualTokenizer | None = None,
+) -> list[str]:
     """Take over the weights of another network of the same class where names and shapes agree, and say what is new.
 
     Args:
@@ -177,6 +184,8 @@ def start_from(network: ModelMixin, name: str, part: str, class_names: Sequence[
         part: the group of settings, for messages, and the component of a pipeline: "tokenizer" or "refiner".
         class_names: of a class refiner. A class of a pipeline with the same name keeps its row of the class table, any
             other one starts as the null class; a refiner alone has no names, so its classes are taken by number.
+        tokenizer: of a refiner. If the other refiner has bit codes of as many latent channels and another number of
+            rounds (its own tokenizer is read beside it), the rounds that both know keep their weights.
 
     Returns:
         Names of the weights that are not taken.
@@ -198,6 +207,11 @@ def start_from(network: ModelMixin, name: str, part: str, class_names: Sequence[
             cast(Any, network).class_rows = rows
             note = f"; {rows.count(None)} of {len(rows)} classes are new and start as the null class"
     theirs, own = start.state_dict(), network.state_dict()
+    rounds = _other_rounds(folder, tokenizer) if tokenizer else None
+    if tokenizer and rounds:
+        class_major = isinstance(start, ClassRefiner)
+        theirs = to_rounds(theirs, tokenizer.code_channels, tokenizer.num_classes, class_major)
+        note += f"; codes of {tokenizer.hbq.rounds} rounds start from those of {rounds}"
     new = [k for k in own if k not in theirs or theirs[k].shape != own[k].shape]
     if len(new) == len(own):
         raise GenrefineError(f"no weight of {name} fits this {part}; choose the same sizes or leave {part}.start out")
@@ -206,7 +220,20 @@ def start_from(network: ModelMixin, name: str, part: str, class_names: Sequence[
     return new
 
 
-def start_refiner(refiner: Any, start: str, lora: LoraSettings, class_names: Sequence[str] = ()) -> dict[str, Any]:
+def _other_rounds(folder: Path, tokenizer: VisualTokenizer) -> int | None:
+    """Return the rounds of the tokenizer beside a refiner, if its codes differ from the given one's in nothing else."""
+    place, own = folder.parent / "visual_tokenizer", tokenizer.hbq
+    if not place.is_dir():
+        return None
+    theirs: Any = VisualTokenizer.load_config(str(place))
+    if theirs["layout"] != "bit" or own.layout != "bit" or theirs["latent_dim"] != tokenizer.latent_dim:
+        return None
+    return None if theirs["rounds"] == own.rounds else int(theirs["rounds"])
+
+
+def start_refiner(
+    refiner: Any, start: str, lora: LoraSettings, tokenizer: VisualTokenizer, class_names: Sequence[str] = ()
+) -> dict[str, Any]:
     """Start a refiner from another one, and put an adapter beside its weights if the settings ask for one.
 
     Returns:
@@ -216,7 +243,7 @@ def start_refiner(refiner: Any, start: str, lora: LoraSettings, class_names: Seq
         GenrefineError: an adapter without weights that it could go with.
     """
     if not lora.rank:
-        start_from(refiner, start, "refiner", class_names)
+        start_from(refiner, start, "refiner", class_names, tokenizer)
         return {}
     if not start:
         raise GenrefineError("an adapter (lora.rank) goes beside trained weights; name them by refiner.start=...")

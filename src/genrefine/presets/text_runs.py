@@ -54,7 +54,7 @@ def train_text_refiner(settings: TextRun, out: Path, name: str) -> Path:
         text_channels=encoder.channels,
         **settings.refiner.arguments(),
     )
-    base = start_refiner(refiner, settings.refiner.start, settings.lora)
+    base = start_refiner(refiner, settings.refiner.start, settings.lora, tokenizer)
     loss = settings.loss
     task = TextRefinerTask(
         refiner,
