@@ -33,22 +33,12 @@ from genrefine.pipelines import load_component
 SAMPLING = {"num_inference_steps": 24, "guidance_scale": 2.5, "temperature": 0.7}
 
 
-def with_rounds(folder: Path, rounds: int) -> VisualTokenizer:
-    """Load a tokenizer as one of other rounds, with the same weights."""
-    trained = load_component(folder, VisualTokenizer)
-    config = {name: value for name, value in trained.config.items() if not name.startswith("_")}
-    changed = VisualTokenizer(**{**config, "rounds": rounds})
-    changed.load_state_dict(trained.state_dict())
-    return changed.eval()
-
-
 def point(name: str, folder: Path, rounds: int, chosen: argparse.Namespace) -> dict[str, Any]:
     """Train a refiner at one rate, draw its samples and judge them."""
     run = chosen.out / f"{name}-m{rounds}"
-    tokenizer = with_rounds(folder, rounds)
-    tokenizer.save_pretrained(run / "visual_tokenizer")
+    tokenizer = load_component(folder, VisualTokenizer).with_rounds(rounds).eval()
     before = time.perf_counter()
-    preset = presets.get("emoji-class", {**changes(chosen), "tokenizer": str(run / "visual_tokenizer")})
+    preset = presets.get("emoji-class", {**changes(chosen), "tokenizer": str(folder), "rounds": str(rounds)})
     pipe = ClassPipeline.from_pretrained(preset.run(run / "training"), dtype=getattr(torch, chosen.dtype))
     trained = time.perf_counter()
     pipe.set_progress_bar_config(disable=True)

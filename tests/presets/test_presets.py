@@ -127,6 +127,38 @@ def test_refiner_starts_from_another_and_learns_from_there(
         torch.testing.assert_close(value, theirs[name], rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("other_latents", [False, True])
+def test_refiner_keeps_nested_rounds_and_not_other_latents(
+    other_latents: bool, tokenizer_folder: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {**SHORT, **TINY_REFINER, "data.source": str(pictures), "training.num_steps": "1"}
+    first = presets.get("small-class", {**settings, "tokenizer": str(tokenizer_folder)}).run(tmp_path / "first")
+    changed = {"tokenizer": str(tokenizer_folder), "rounds": "3"}
+    if other_latents:
+        wider = {**SHORT, **TINY_TOKENIZER, "data.source": str(pictures), "tokenizer.latent_dim": "3"}
+        changed = {"tokenizer": str(presets.get("small-tokenizer", wider).run(tmp_path / "tokenizer"))}
+    still = {"refiner.start": str(first), "training.learning_rate": "1e-12", "training.warmup_steps": "0"}
+    capsys.readouterr()
+    second = presets.get("small-class", {**settings, **changed, **still}).run(tmp_path / "second")
+    printed = "".join(capsys.readouterr())
+    head = ClassRefiner.from_pretrained(second / "refiner").head.linear.weight
+    known = ClassRefiner.from_pretrained(first / "refiner").head.linear.weight.unflatten(0, (2, 4))
+    assert head.shape[0] == 2 * 6
+    if other_latents:  # their channels are other codes
+        assert "new weights: code_embedding.compress.weight, head.linear.weight, head.linear.bias" in printed
+    else:
+        assert "codes of 3 rounds start from those of 2" in printed
+        assert VisualTokenizer.from_pretrained(second / "visual_tokenizer").hbq.rounds == 3
+        torch.testing.assert_close(head.unflatten(0, (2, 6))[:, :4], known, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("rounds", ["-1", "17"])
+def test_impossible_rounds_are_refused(rounds: str, tokenizer_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    settings = {**SHORT, **TINY_REFINER, "data.source": str(pictures), "tokenizer": str(tokenizer_folder)}
+    with pytest.raises(GenrefineError, match="rounds must be a whole number from 1 to 16"):
+        presets.get("small-class", {**settings, "rounds": rounds}).run(tmp_path / "run")
+
+
 def test_start_without_a_fitting_weight_is_refused(tokenizer_folder: Path, pictures: Path, tmp_path: Path) -> None:
     settings = {**SHORT, **TINY_REFINER, "data.source": str(pictures), "tokenizer": str(tokenizer_folder)}
     with pytest.raises(GenrefineError, match=r"refiner\.start must be the folder of a trained refiner"):

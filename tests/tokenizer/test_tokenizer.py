@@ -23,7 +23,9 @@ def random_weights(tokenizer: VisualTokenizer, seed: int = 0) -> VisualTokenizer
 @pytest.fixture(scope="module")
 def video_tokenizer() -> VisualTokenizer:
     """Stride 8 and 4 in time."""
-    return random_weights(VisualTokenizer(**TINY, num_blocks=1, temporal_downsample=(True, True)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return random_weights(VisualTokenizer(**TINY, num_blocks=1, temporal_downsample=(True, True)))
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +177,17 @@ def test_saved_tokenizer_gives_the_same_codes_and_fingerprint(
     with torch.no_grad():
         loaded.encoder.conv_in.weight.add_(1)
     assert loaded.fingerprint() != video_tokenizer.fingerprint()
+
+
+def test_codes_of_fewer_rounds_are_the_first_channels_of_more(
+    video_tokenizer: VisualTokenizer, clip: torch.Tensor
+) -> None:
+    rounds, channels = video_tokenizer.hbq.rounds, video_tokenizer.code_channels
+    finer = video_tokenizer.with_rounds(rounds + 2)
+    assert finer.code_channels == channels // rounds * (rounds + 2)
+    assert torch.equal(finer.encode(clip)[:, :channels], video_tokenizer.encode(clip))
+    assert torch.equal(finer.with_rounds(rounds).encode(clip), video_tokenizer.encode(clip))
+    assert finer.with_rounds(rounds).fingerprint() == video_tokenizer.fingerprint() != finer.fingerprint()
 
 
 def test_training_path_has_gradients_everywhere_and_checkpointing_changes_none(

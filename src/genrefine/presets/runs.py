@@ -96,7 +96,7 @@ def _train_tokenizer(settings: TokenizerRun, out: Path, name: str) -> Path:
 
 def _train_refiner(settings: RefinerRun, out: Path, name: str) -> Path:
     _require_squares(settings)
-    tokenizer = load_tokenizer(settings.tokenizer)
+    tokenizer = load_tokenizer(settings.tokenizer, settings.rounds)
     source = open_source(settings.data)
     _, height, width = tokenizer.grid(1, settings.data.size, settings.data.size)
     torch.manual_seed(settings.training.seed)

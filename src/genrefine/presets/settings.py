@@ -169,7 +169,8 @@ class RefinerSettings:
     """Arguments of `genrefine.ClassRefiner` that the data and the tokenizer do not decide, and a model to start from.
 
     ``start`` names a refiner, a pipeline or a shipped model, whose weights are taken where names and shapes agree; what
-    is not taken is reported. Classes keep their weights by name; new ones start as the null class.
+    is not taken is reported. Classes keep their weights by name; new ones start as the null class. Bit codes of other
+    rounds keep the weights of the rounds that both know.
     """
 
     width: int = 768
@@ -207,7 +208,7 @@ class TextRefinerSettings:
     """Arguments of `genrefine.TextRefiner` that tokenizer and text encoder do not decide, and a model to start from.
 
     ``start`` names a refiner, a pipeline or a shipped model, whose weights are taken where names and shapes agree; what
-    is not taken is reported.
+    is not taken is reported. Bit codes of other rounds keep the weights of the rounds that both know.
     """
 
     width: int = 320
@@ -299,6 +300,7 @@ class RefinerRun:
 
     Args:
         tokenizer: folder of a trained tokenizer.
+        rounds: HBQ rounds of the codes; 0 for the tokenizer's own.
         codes: "store" encodes all pictures once into a code store beside OUT, ``OUT-codes``; "pixels" encodes each
             batch as it comes.
         flip: keep each picture and its mirror image.
@@ -306,6 +308,7 @@ class RefinerRun:
 
     data: DataSettings = field(default_factory=lambda: DataSettings(source=""))
     tokenizer: str = ""
+    rounds: int = 0
     codes: Literal["store", "pixels"] = "store"
     flip: bool = True
     refiner: RefinerSettings = RefinerSettings()
@@ -323,6 +326,7 @@ class TextRun:
         data: pictures; an empty ``data.source`` trains on clips alone.
         clips: clips; an empty ``clips.source`` trains on pictures alone.
         tokenizer: folder of a trained tokenizer, with a temporal stride where there are clips.
+        rounds: HBQ rounds of the codes; 0 for the tokenizer's own.
         text_encoder: folder or hub name of a transformers encoder.
         max_tokens: longest caption.
         flip: keep each sample and its mirror image; captions that name a side would then be wrong.
@@ -333,6 +337,7 @@ class TextRun:
     data: DataSettings = field(default_factory=lambda: DataSettings(source=""))
     clips: ClipSettings = ClipSettings()
     tokenizer: str = ""
+    rounds: int = 0
     text_encoder: str = ""
     max_tokens: int = 64
     flip: bool = False

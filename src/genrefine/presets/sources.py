@@ -51,6 +51,8 @@ def describe(settings: Run) -> dict[str, Any]:
             del values[name]
     if not found.get("lora", {}).get("rank"):
         found.pop("lora", None)  # records of runs from before there were adapters stay valid
+    if not found.get("rounds"):
+        found.pop("rounds", None)
     return found
 
 
@@ -101,11 +103,11 @@ def balanced(dataset: Dataset[Any], source: ImageSource, data: DataSettings) -> 
     return dataset if found is None else Grouped(dataset, found)
 
 
-def load_tokenizer(folder: str) -> VisualTokenizer:
-    """Load the tokenizer that a refiner is built on, frozen.
+def load_tokenizer(folder: str, rounds: int = 0) -> VisualTokenizer:
+    """Load the tokenizer that a refiner is built on, frozen, with other rounds if they are not 0.
 
     Raises:
-        GenrefineError: there is none.
+        GenrefineError: there is none, or the rounds are impossible.
     """
     place = component_folder(folder, "visual_tokenizer")
     if not folder or not place.is_dir():
@@ -113,6 +115,7 @@ def load_tokenizer(folder: str) -> VisualTokenizer:
             f"tokenizer must be the folder of a trained tokenizer or pipeline, or a shipped model; got {folder!r}"
         )
     tokenizer: VisualTokenizer = load_component(place, VisualTokenizer).eval()
+    tokenizer = tokenizer.with_rounds(rounds) if rounds else tokenizer
     tokenizer.requires_grad_(False)
     return tokenizer
 

@@ -42,7 +42,7 @@ def train_text_refiner(settings: TextRun, out: Path, name: str) -> Path:
         raise GenrefineError("data.source or clips.source must name pictures or clips; use --set data.source=...")
     if not settings.text_encoder:
         raise GenrefineError("text_encoder must be the folder or hub name of a transformers encoder; got nothing")
-    tokenizer = load_tokenizer(settings.tokenizer)
+    tokenizer = load_tokenizer(settings.tokenizer, settings.rounds)
     encoder = TextEncoder.from_pretrained(settings.text_encoder, settings.max_tokens)
     parts = open_parts(settings, tokenizer, out)
     captions = [caption for part in parts for group in part.source.captions for caption in group]

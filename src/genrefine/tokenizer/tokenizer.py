@@ -193,6 +193,17 @@ class VisualTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
             with torch.no_grad():
                 yield self.decode_latents(self.hbq.decode(chunk).to(self.dtype), cache)
 
+    def with_rounds(self, rounds: int) -> "VisualTokenizer":
+        """Return a tokenizer of the same weights and another rate: HBQ's rounds are nested (method section 1).
+
+        In the bit layout the codes of fewer rounds are the first channels of those of more. How well a decoder does at
+        rounds that it was not trained for is a matter of measurement: `genrefine evaluate tokenizer`.
+        """
+        config = {name: value for name, value in self.config.items() if not name.startswith("_")}
+        changed = VisualTokenizer(**{**config, "rounds": rounds})
+        changed.load_state_dict(self.state_dict())
+        return changed.to(self.device, self.dtype).train(self.training)
+
     def fingerprint(self) -> str:
         """Return a SHA-256 over everything that decides the codes of a picture: configuration and encoder weights."""
         digest = hashlib.sha256()
