@@ -82,6 +82,7 @@ def _train_tokenizer(settings: TokenizerRun, out: Path, name: str) -> Path:
         pixel_weight=loss.pixel,
         perceptual_weight=loss.perceptual,
         adversarial_weight=loss.adversarial,
+        motion_weight=loss.motion,
         perceptual=_perceptual(loss.extractor) if loss.perceptual else None,
         discriminator=PatchDiscriminator(loss.discriminator_width, loss.discriminator_layers)
         if loss.adversarial

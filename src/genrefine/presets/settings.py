@@ -144,6 +144,7 @@ class TokenizerLoss:
     Args:
         rounds: HBQ rounds to draw from at each update; empty for the tokenizer's own.
         pixel, perceptual, adversarial: weights; 0 leaves a term and its cost out.
+        motion: weight of the differences of neighboring frames of clips (ours, not published).
         discriminator_width, discriminator_layers: size of the PatchGAN.
         extractor: "efficientnet-lite0", or the path of an exported feature extractor (``.pt2``).
         train_encoder: "false" trains the decoder alone, so that codes stay valid; "temporal" trains the encoder's
@@ -156,6 +157,7 @@ class TokenizerLoss:
     pixel: float = 1.0
     perceptual: float = 1.0
     adversarial: float = 0.3
+    motion: float = 0.0
     discriminator_width: int = 64
     discriminator_layers: int = 3
     extractor: str = "efficientnet-lite0"

@@ -32,7 +32,12 @@ from genrefine.tokenizer import VisualTokenizer
 from genrefine.training.order import Grouped, groups_of
 
 Run = TokenizerRun | RefinerRun | TextRun
-_YOUNGER = {("loss", "signal"): "nominal", ("tokenizer", "encoder_outputs"): 1, ("tokenizer", "bounded"): True}
+_YOUNGER = {
+    ("loss", "signal"): "nominal",
+    ("loss", "motion"): 0.0,
+    ("tokenizer", "encoder_outputs"): 1,
+    ("tokenizer", "bounded"): True,
+}
 """Settings that came later, and their neutral values: records of runs from before stay valid."""
 
 

@@ -201,8 +201,9 @@ class VisualTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """
         config = {name: value for name, value in self.config.items() if not name.startswith("_")}
         changed = VisualTokenizer(**{**config, "rounds": rounds})
-        changed.load_state_dict(self.state_dict())
-        return changed.to(self.device, self.dtype).train(self.training)
+        weights = {name: weight.clone() for name, weight in self.state_dict().items()}
+        changed.load_state_dict(weights, assign=True)  # with their dtype and device
+        return changed.train(self.training)
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over everything that decides the codes of a picture: configuration and encoder weights."""

@@ -3,7 +3,9 @@
     loss = w_pixel L1(x, y) + w_perceptual P(x, y) + w_adversarial (-mean D(y)),       y = decode(quantize(encode(x)))
     discriminator: mean relu(1 - D(x)) + mean relu(1 + D(y))
 
-The published weights are 1, 1 and 0.3. A weight of 0 leaves its term out altogether, network and cost included. With
+The published weights are 1, 1 and 0.3. A weight of 0 leaves its term out altogether, network and cost included. Clips
+may add ``w_motion L1(diff x, diff y)`` over the differences of neighboring frames, which is not published: a small
+tokenizer with a temporal stride otherwise holds the frames of a latent still and spends its codes on detail. With
 several ``rounds`` each update draws one of them, so that one set of weights serves several rates: HBQ's bits are
 nested, and fewer rounds are a prefix of more.
 """
@@ -39,6 +41,7 @@ class TokenizerTask:
         dataset: items are pixels, float32 in [-1, 1], ``3 frames height width``.
         rounds: HBQ rounds to draw from; the tokenizer's own rounds alone are the published way.
         pixel_weight, perceptual_weight, adversarial_weight: weights of the three terms.
+        motion_weight: weight of the differences of neighboring frames; pictures have none.
         perceptual: distance between two batches of pixels; needed where its weight is not 0.
         discriminator: judges pictures where the adversarial weight is not 0; by default the published one.
         train_encoder: False trains the decoder alone, so that codes and everything built on them stay valid;
@@ -57,6 +60,7 @@ class TokenizerTask:
         pixel_weight: float = 1.0,
         perceptual_weight: float = 1.0,
         adversarial_weight: float = 0.3,
+        motion_weight: float = 0.0,
         perceptual: Perceptual | None = None,
         discriminator: PatchDiscriminator | None = None,
         train_encoder: bool | Trained = True,
@@ -67,6 +71,7 @@ class TokenizerTask:
         self.quantizers = [HBQ(r, tokenizer.hbq.layout) for r in rounds]
         self.pixel_weight, self.perceptual_weight = pixel_weight, perceptual_weight
         self.adversarial_weight, self.perceptual = adversarial_weight, perceptual
+        self.motion_weight = motion_weight
         self.networks: dict[str, nn.Module] = {"tokenizer": tokenizer}
         self.shown: tuple[str, ...] = ("loss", "psnr")
         if adversarial_weight:
@@ -96,6 +101,10 @@ class TokenizerTask:
         scalars: dict[str, Tensor | float] = {"pixel": pixel, "psnr": psnr}
         if batch.shape[2] > 1:
             scalars["psnr_clips"] = psnr
+            if self.motion_weight:
+                motion = l1_loss(output.diff(dim=2), batch.diff(dim=2))
+                loss = loss + self.motion_weight * motion
+                scalars["motion"] = motion
         if len(self.quantizers) > 1:
             scalars[f"psnr_{self.quantizers[choice].rounds}_rounds"] = psnr
         if self.perceptual is not None and self.perceptual_weight:
