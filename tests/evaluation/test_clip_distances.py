@@ -61,6 +61,11 @@ def test_clips_are_compared_frame_by_frame_and_given_first_frames_come_back():
     assert len(found.kernel_of_frames) == 5
     assert found.kernel.mean > found.kernel_floor.mean
     assert found.motion_of_real == pytest.approx(float(motion(source.pixels).mean()))
+    tokenizer = pipe.visual_tokenizer
+    own = torch.cat([tokenizer.decode(tokenizer.encode(one)) for one in source.pixels.split(1)])
+    assert found.tokenizer.motion == pytest.approx(float(motion(own.clamp(-1, 1)).mean()), abs=2 / 255)
+    assert found.tokenizer.psnr == pytest.approx(float(psnr(own.clamp(-1, 1), source.pixels).mean()), abs=0.1)
+    assert found.tokenizer.kernel.mean > found.kernel_floor.mean
     assert found.streamed_difference < 1e-5
     assert found.mean_steps == 2
     assert json.loads(found.to_json())["sampling"] == {"num_inference_steps": 2}

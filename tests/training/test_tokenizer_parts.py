@@ -143,3 +143,18 @@ def test_stills_cannot_train_time_alone() -> None:
     for data in (None, STILLS):  # mixed, and alone
         with pytest.raises(GenrefineError, match="stills train nothing over time"):
             task(tiny_clip_tokenizer(), data, train_encoder="temporal", train_decoder="false")
+
+
+@pytest.mark.parametrize(("pixels", "moves"), [(STILLS, False), (CLIPS, True)], ids=["stills", "clips"])
+def test_motion_counts_the_differences_of_neighboring_frames(pixels: Pixels, moves: bool) -> None:
+    batch = pixels.pixels[:2]
+    losses = []
+    for weight in (0.0, 0.5):
+        own = task(tiny_clip_tokenizer(), rounds=(2,), motion_weight=weight, flip=False)
+        (update,) = own.updates(own.networks, batch, torch.Generator().manual_seed(0))
+        losses.append(update.loss)
+    again = tiny_clip_tokenizer()(batch)
+    jumps = [(again[:, :, i + 1] - again[:, :, i]) - (batch[:, :, i + 1] - batch[:, :, i]) for i in range(4 * moves)]
+    expected = 0.5 * torch.stack(jumps).abs().mean() if moves else torch.tensor(0.0)
+    torch.testing.assert_close(losses[1] - losses[0], expected, atol=1e-6, rtol=1e-5)
+    assert not moves or expected > 0.01

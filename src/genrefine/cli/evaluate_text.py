@@ -101,6 +101,11 @@ def measure_clips(options: argparse.Namespace) -> Any:
         f"motion {found.motion:.4f} (median {found.motion_median:.4f}), real clips {found.motion_of_real:.4f} "
         f"(median {found.motion_median_of_real:.4f})"
     )
+    own = found.tokenizer
+    say(
+        f"the tokenizer's own real clips {own.psnr:.2f} dB, motion {own.motion:.4f}, kernel distance "
+        f"{own.kernel.mean:.4f} (std of subsets {own.kernel.std:.4f})"
+    )
     if (first := found.first_frame) is not None:
         say(
             f"first frames {first.psnr:.2f} dB, the tokenizer's own {first.psnr_of_tokenizer:.2f} dB, at most "

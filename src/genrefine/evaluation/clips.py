@@ -3,7 +3,8 @@
 Frame by frame, samples are compared with the real clips by kernel distance. How much they move is the mean absolute
 difference of neighboring frames, as a share of the whole range from black to white: a clip that stands still has none,
 one that flickers too much. Where the first frame is given, the clip's first frame should be what the visual tokenizer
-makes of it; nothing else can be expected. A clip decoded piece by piece should equal the clip decoded as a whole.
+makes of it; nothing else can be expected. A clip decoded piece by piece should equal the clip decoded as a whole. What
+the visual tokenizer makes of the real clips bounds all of it: no refiner moves more than the codes of real clips do.
 """
 
 from collections.abc import Iterable
@@ -45,6 +46,21 @@ class FirstFrame:
 
 
 @dataclass(frozen=True)
+class TokenizerOfClips:
+    """How real clips come back from their codes.
+
+    Args:
+        psnr: mean over clips, in decibels.
+        motion: mean absolute difference of neighboring frames, share of the range.
+        kernel: kernel distance of all frames to those of the real clips.
+    """
+
+    psnr: float
+    motion: float
+    kernel: KernelDistance
+
+
+@dataclass(frozen=True)
 class ClipEvaluation(Record):
     """Quality of a text pipeline's clips.
 
@@ -58,6 +74,7 @@ class ClipEvaluation(Record):
         kernel_of_frames: mean kernel distance of the frames at each position.
         motion, motion_of_real: mean absolute difference of neighboring frames, share of the range, samples and real.
         motion_median, motion_median_of_real: medians over clips.
+        tokenizer: what the visual tokenizer makes of the real clips.
         first_frame: how given first frames come back; None where only captions were given.
         streamed_difference: largest difference of real clips decoded one latent frame at a time and as a whole, in
             units of [-1, 1].
@@ -80,6 +97,7 @@ class ClipEvaluation(Record):
     motion_of_real: float
     motion_median: float
     motion_median_of_real: float
+    tokenizer: TokenizerOfClips
     first_frame: FirstFrame | None
     streamed_difference: float
     sampling: dict[str, Any]
@@ -174,6 +192,9 @@ def evaluate_clips(
     halves = b[torch.randperm(count, generator=generator)].tensor_split(2)
     moved, moved_really = motion(pixels), motion(real)
     tokenizer = pipe.visual_tokenizer
+    codes = [tokenizer.encode(_to(tokenizer, clip)) for clip in real.split(1)]
+    decoded = from_uint8(to_uint8(torch.cat([tokenizer.decode(one) for one in codes])))
+    c = collect_features(network, decoded.split(2))
     return ClipEvaluation(
         extractor=network.description,
         num_clips=len(places),
@@ -186,10 +207,13 @@ def evaluate_clips(
         motion_of_real=float(moved_really.mean()),
         motion_median=float(moved.median()),
         motion_median_of_real=float(moved_really.median()),
-        first_frame=first_frame_kept(tokenizer, pixels, given) if first_frames else None,
-        streamed_difference=streamed_difference(
-            tokenizer, (tokenizer.encode(_to(tokenizer, clip)) for clip in real[:NUM_STREAMED].split(1))
+        tokenizer=TokenizerOfClips(
+            psnr=float(psnr(decoded, real).mean()),
+            motion=float(motion(decoded).mean()),
+            kernel=kernel_distance(c, b.flatten(0, 1), generator),
         ),
+        first_frame=first_frame_kept(tokenizer, pixels, given) if first_frames else None,
+        streamed_difference=streamed_difference(tokenizer, codes[:NUM_STREAMED]),
         sampling=dict(sampling),
         sampler={name: value for name, value in pipe.sampler.config.items() if not name.startswith("_")},
         mean_steps=float(samples.num_steps.double().mean()),
