@@ -21,7 +21,7 @@ CACHED_ELEMENTS = 2**18
 
 
 def samples_at_once(elements_per_sample: int) -> int:
-    """Return how many samples to take through a chain of element-wise operations so that it stays in the cache."""
+    """Return how many samples, or heads, to take through element-wise operations so that these stay in the cache."""
     return max(1, CACHED_ELEMENTS // elements_per_sample)
 
 

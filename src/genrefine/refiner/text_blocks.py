@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genrefine.nn.attention import samples_at_once
 from genrefine.nn.layers import RMSNorm, rms_normalize
 from genrefine.nn.rope import Rotation, rotate_pairs
 from genrefine.refiner.packing import AttentionPlan, LayerMemory
@@ -47,16 +48,22 @@ class GroupedQueryAttention(nn.Module):
         memory: LayerMemory | None = None,
     ) -> tuple[Float[Tensor, "tokens width"], KeysAndValues]:
         value = rearrange(self.value(x), "n (heads d) -> heads n d", heads=self.num_kv_heads)
-        query = self._place(self.query(x), self.num_heads, self.query_norm, rotation).to(value.dtype)
-        key = self._place(self.key(x), self.num_kv_heads, self.key_norm, rotation).to(value.dtype)
+        query = self._place(self.query(x), self.num_heads, self.query_norm, rotation)
+        key = self._place(self.key(x), self.num_kv_heads, self.key_norm, rotation)
         mixed = plan(query, key, value, memory)  # heads tokens head_dim
         return self.output(rearrange(mixed, "heads n d -> n (heads d)")), (key, value)
 
     @staticmethod
     def _place(x: Tensor, num_heads: int, norm: RMSNorm, rotation: Rotation) -> Float[Tensor, "heads tokens head_dim"]:
-        """Split into heads, normalize each and rotate it to its place, in float32."""
+        """Split into heads, normalize each and rotate it to its place, in float32; return the dtype of x."""
         heads = rearrange(x, "n (heads d) -> heads n d", heads=num_heads)
-        return rotate_pairs(rms_normalize(heads, norm.weight, norm.eps), rotation)
+
+        def place(part: Tensor) -> Tensor:
+            return rotate_pairs(rms_normalize(part, norm.weight, norm.eps), rotation).to(x.dtype)
+
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu":
+            return place(heads)
+        return torch.cat([place(part) for part in heads.split(samples_at_once(heads[0].numel()))])
 
 
 class GatedMLP(nn.Module):
