@@ -81,7 +81,7 @@ def small_class() -> RefinerRun:
 
 
 def emoji_tokenizer() -> TokenizerRun:
-    """Return the tokenizer of the shipped model, encoder and first decoder.
+    """Return a tokenizer of stills, the one that the shipped joint tokenizer of stills and clips began as.
 
     Command: ``genrefine train emoji-tokenizer --out runs/tokenizer``
     Cost: 16 minutes. Expect 26.4, 27.7, 28.1 dB PSNR at M = 2, 3, 4 on held-out concepts (mean over pictures).
@@ -106,9 +106,10 @@ def emoji_decoder() -> TokenizerRun:
 
 
 def emoji_class() -> RefinerRun:
-    """Return the class-conditional refiner of the shipped model: 27 classes, nine groups in three styles.
+    """Return the class-conditional refiner of the shipped model: 27 classes, nine groups in three styles, M = 4.
 
-    Command: ``genrefine train emoji-class --set tokenizer=runs/decoder/tokenizer --out runs/emoji-class``
-    Cost: 1 hour. Expect a training loss of about 0.44 nats per bit; `docs/measurements.md` has the distances.
+    Command: ``genrefine train emoji-class --set tokenizer=runs/clips-tokenizer/tokenizer --out runs/emoji-class``
+    Cost: 1 hour. Expect a training loss of about 0.44 nats per bit at M = 3 (the fourth round's bits are harder). The
+    shipped model took several such runs (`zoo/emoji-class/README.md`); `docs/measurements.md` has the distances.
     """
-    return replace(small_class(), data=EMOJI, flip=False)
+    return replace(small_class(), data=EMOJI, flip=False, rounds=4)
