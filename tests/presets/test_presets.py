@@ -159,6 +159,12 @@ def test_impossible_rounds_are_refused(rounds: str, tokenizer_folder: Path, pict
         presets.get("small-class", {**settings, "rounds": rounds}).run(tmp_path / "run")
 
 
+def test_motion_without_clips_is_refused(pictures: Path, tmp_path: Path) -> None:
+    settings = {**SHORT, **TINY_TOKENIZER, "data.source": str(pictures), "loss.motion": "1"}
+    with pytest.raises(GenrefineError, match=r"loss\.motion weighs the motion of clips"):
+        presets.get("small-tokenizer", settings).run(tmp_path / "run")
+
+
 def test_start_without_a_fitting_weight_is_refused(tokenizer_folder: Path, pictures: Path, tmp_path: Path) -> None:
     settings = {**SHORT, **TINY_REFINER, "data.source": str(pictures), "tokenizer": str(tokenizer_folder)}
     with pytest.raises(GenrefineError, match=r"refiner\.start must be the folder of a trained refiner"):

@@ -68,6 +68,8 @@ def run(settings: Run, out: str | Path, name: str = "custom") -> Path:
 
 def _train_tokenizer(settings: TokenizerRun, out: Path, name: str) -> Path:
     _require_squares(settings)
+    if settings.loss.motion and not settings.clips.source:
+        raise GenrefineError("loss.motion weighs the motion of clips; name them by clips.source, or set it to 0")
     source = open_source(settings.data)
     shown = _shown(open_source(settings.data, settings.data.heldout) if settings.data.heldout else source)
     torch.manual_seed(settings.training.seed)  # initial weights; nothing else draws from the global generator
