@@ -63,6 +63,14 @@ def claim(out: Path, run: Mapping[str, Any]) -> FileLock:
         raise GenrefineError(f"{record} is not JSON; give another folder") from error
 
 
+def recorded_setting(out: Path, name: str) -> Any:
+    """Return a training setting of the run that ``out`` holds; None without such a run."""
+    try:
+        return json.loads((out / "run.json").read_text())["training"][name]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _differences(a: Any, b: Any, path: str = "") -> list[str]:
     if isinstance(a, dict) and isinstance(b, dict):
         keys = {k for k in a.keys() | b.keys() if not (path == "training." and k in MAY_CHANGE)}

@@ -11,15 +11,15 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from genrefine.errors import GenrefineError
+from genrefine.training.arithmetic import arithmetic_of
 from genrefine.training.checkpoint import (
     claim,
     forget_metrics_after,
@@ -34,6 +35,7 @@ from genrefine.training.checkpoint import (
     kept_weights,
     load_newest,
     publish,
+    recorded_setting,
     save,
 )
 from genrefine.training.mixture import Mixture, MixtureBatches
@@ -119,6 +121,7 @@ def train(task: Task, settings: TrainingSettings, out: Path, description: Mappin
 
 
 def _train(task: Task, settings: TrainingSettings, out: Path, description: Mapping[str, Any], held: ExitStack) -> int:
+    settings = replace(settings, mixed_precision=_precision(settings, out))
     accelerator = Accelerator(
         mixed_precision=settings.mixed_precision,
         gradient_accumulation_steps=settings.gradient_accumulation,
@@ -203,6 +206,19 @@ def _train(task: Task, settings: TrainingSettings, out: Path, description: Mappi
                 break
     accelerator.end_training()
     return step
+
+
+def _precision(settings: TrainingSettings, out: Path) -> Any:
+    """Return accelerate's name of the precision, the same in all processes; say what was measured."""
+    state = PartialState()
+    if settings.mixed_precision != "auto":
+        return settings.mixed_precision
+    chosen = [recorded_setting(out, "mixed_precision")]
+    if chosen[0] is None:
+        arithmetic = arithmetic_of(state.device)
+        state.print(f"training in {arithmetic}; training.mixed_precision=no or bf16 decides otherwise")
+        chosen = [arithmetic.autocast]
+    return broadcast_object_list(chosen)[0]
 
 
 class _Averaged:

@@ -22,7 +22,8 @@ class TrainingSettings:
         betas, weight_decay: AdamW's; one-dimensional parameters are never decayed.
         clip_norm: largest gradient norm; 0 does not clip.
         ema_decay: decay of the averaged weights that previews, results and evaluation use.
-        mixed_precision: accelerate's autocast dtype, "no", "bf16" or "fp16".
+        mixed_precision: accelerate's autocast dtype, "no", "bf16" or "fp16"; "auto" measures at the start which of the
+            first two is faster, and a run that is continued keeps what it began with.
         gradient_checkpointing: recompute activations in the backward pass.
         compile: run the forward pass through ``torch.compile``.
         seed: decides initial weights, the order of items and every random draw; a resumed run repeats them exactly.
@@ -42,7 +43,7 @@ class TrainingSettings:
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     ema_decay: float = 0.9999
-    mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     gradient_checkpointing: bool = False
     compile: bool = False
     seed: int = 0
