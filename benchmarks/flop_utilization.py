@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from genrefine.conditioning import ClassCondition
+from genrefine.conditioning.class_condition import ClassCondition
 from genrefine.corruption import corrupt
-from genrefine.guidance import Guidance, bind
 from genrefine.refiner import ClassRefiner, class_refiner_config
-from genrefine.sampler import refine
-from genrefine.settings import SamplingSettings
-from genrefine.steps import FixedSteps
-from genrefine.streams import SampleStreams
+from genrefine.sampling.budgets import FixedSteps
+from genrefine.sampling.guidance import Guidance, bind
+from genrefine.sampling.options import SamplingSettings
+from genrefine.sampling.random_source import SampleStreams
+from genrefine.sampling.sampler import refine
 from genrefine.training.refiner_task import element_losses
 from matmul_peak import best_rate
 from measuring import Report, Task, floating_operations, in_turns, parser

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from genrefine.conditioning import ClassCondition
-from genrefine.guidance import Guidance, bind
+from genrefine.conditioning.class_condition import ClassCondition
 from genrefine.nn.rope import grid_angles
 from genrefine.refiner import ClassRefiner, class_refiner_config
-from genrefine.schedule import LinearSchedule
+from genrefine.sampling.guidance import Guidance, bind
+from genrefine.sampling.schedules import LinearSchedule
 from measuring import Report, in_turns, parser
 
 SCALE, INTERVAL, PUBLISHED_STEPS = 2.35, (0.44, 1.0), 50

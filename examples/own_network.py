@@ -13,9 +13,9 @@ import argparse
 import torch
 
 from genrefine import RefinementSampler
-from genrefine.conditioning import ClassCondition
-from genrefine.exact import ExactRefiner
-from genrefine.streams import SampleStreams
+from genrefine.conditioning.class_condition import ClassCondition
+from genrefine.sampling.exact import ExactRefiner
+from genrefine.sampling.random_source import SampleStreams
 
 OUTCOMES = torch.tensor([[0, 0], [1, 1]])
 PROBABILITIES = torch.tensor([0.8, 0.2])

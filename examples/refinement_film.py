@@ -9,8 +9,8 @@ erased and left blank. The same numbers are printed as a table.
 import argparse
 
 from genrefine import ClassPipeline, zoo
-from genrefine.film import SHARE_COLORS
-from genrefine.media import require_animation_path, save_animation
+from genrefine.media.film import SHARE_COLORS
+from genrefine.media.writing import require_animation_path, save_animation
 from genrefine.pipelines import FilmRecorder
 from genrefine.pipelines.film import draw_film
 

@@ -12,8 +12,9 @@ from itertools import islice
 from pathlib import Path
 
 from genrefine import ClassPipeline, presets
-from genrefine.media import image_grid, save_png
-from genrefine.steps import fit_entropy_steps
+from genrefine.media.sheets import image_grid
+from genrefine.media.writing import save_png
+from genrefine.sampling.budgets import fit_entropy_steps
 
 SHARED = {
     "data.size": "32",

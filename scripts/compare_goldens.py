@@ -23,11 +23,12 @@ from genrefine import HBQ
 from genrefine.convert.published import CLASS_BUDGET, class_sampler, plain_shift, text_entropy_sampler, text_sampler
 from genrefine.corruption import shift_signal
 from genrefine.data.buckets import PUBLISHED_BUDGETS, Buckets
-from genrefine.guidance import Guidance
 from genrefine.nn.embeddings import grid_sinusoid, sinusoid
 from genrefine.nn.rope import grid_angles, rotate_pairs
-from genrefine.nn.rope3d import grid_positions, rotation_at
-from genrefine.settings import SamplingSettings
+from genrefine.nn.rope3d import rotation_at
+from genrefine.refiner.positions import grid_positions
+from genrefine.sampling.guidance import Guidance
+from genrefine.sampling.options import SamplingSettings
 
 TOLERANCE = 1e-5
 

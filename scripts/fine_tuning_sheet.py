@@ -12,7 +12,9 @@ from typing import Any
 
 from genrefine import ClassPipeline, zoo
 from genrefine.data import ImageSource
-from genrefine.media import image_grid, save_png, to_pil
+from genrefine.media.pixels import to_pil
+from genrefine.media.sheets import image_grid
+from genrefine.media.writing import save_png
 
 
 def main(arguments: list[str] | None = None) -> None:

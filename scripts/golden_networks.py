@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genrefine import HBQ, ClassRefiner
-from genrefine.conditioning import ClassCondition
-from genrefine.conditioning_text import TextCondition
+from genrefine.conditioning.class_condition import ClassCondition
+from genrefine.conditioning.text_condition import TextCondition
 from genrefine.convert import Told, class_draws, class_sampler, network_from_weights, text_draws, text_entropy_sampler
 from genrefine.convert import text_sampler as published_text_sampler
 from genrefine.convert.class_refiner import rename as rename_class
 from genrefine.convert.text_refiner import renaming as renaming_text
-from genrefine.refinement import collect
+from genrefine.sampling.records import collect
 
 Row = tuple[str, float | bool]
 Tensors = Mapping[str, Tensor]

@@ -11,7 +11,7 @@ writes
     refinement.gif         how up to four pictures emerge
 
 All random choices come from `--seed`; samples have the seeds that follow it. Every PNG tells in its metadata how it was
-made (`genrefine.media.read_png_metadata`).
+made (`genrefine.media.writing.read_png_metadata`).
 """
 
 import argparse
@@ -30,7 +30,9 @@ from genrefine.evaluation.features import EfficientNetFeatures, collect_features
 from genrefine.evaluation.neighbors import nearest_neighbors
 from genrefine.evaluation.pictures import pixel_batches
 from genrefine.evaluation.pixels import psnr
-from genrefine.media import INK, PAPER, caption_font, from_pil, image_grid, save_animation, save_png, to_pil
+from genrefine.media.pixels import from_pil, to_pil
+from genrefine.media.sheets import INK, PAPER, caption_font, image_grid
+from genrefine.media.writing import save_animation, save_png
 from genrefine.pipelines import ClassPipeline, FilmRecorder
 from genrefine.pipelines.film import draw_film
 

@@ -11,7 +11,7 @@ writes
     text_refinement.gif      how up to four pictures emerge
 
 Prompts are fixed and captions are chosen by `--seed`; samples have the seeds that follow it, none picked. Every PNG and
-WebP tells in its metadata how it was made (`genrefine.media.read_png_metadata`, `read_clip_metadata`).
+WebP tells in its metadata how it was made (`genrefine.media.writing.read_png_metadata`, `read_clip_metadata`).
 """
 
 import argparse
@@ -26,7 +26,8 @@ from PIL import Image
 
 from genrefine import TextPipeline, zoo
 from genrefine.data import ClipSource, ImageSource
-from genrefine.media import PAPER, image_grid, save_animation, save_clip, save_png
+from genrefine.media.sheets import PAPER, image_grid
+from genrefine.media.writing import save_animation, save_clip, save_png
 from genrefine.pipelines import FilmRecorder
 from genrefine.pipelines.film import draw_film
 

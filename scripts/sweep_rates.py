@@ -27,7 +27,7 @@ from genrefine.evaluation.frechet import kernel_distance
 from genrefine.evaluation.pictures import pixel_batches
 from genrefine.evaluation.pixels import psnr
 from genrefine.evaluation.samples import draw_samples, labels_like
-from genrefine.media import from_uint8
+from genrefine.media.pixels import from_uint8
 from genrefine.pipelines import load_component
 
 SAMPLING = {"num_inference_steps": 24, "guidance_scale": 2.5, "temperature": 0.7}

@@ -23,7 +23,8 @@ from genrefine.evaluation.features import EfficientNetFeatures, collect_features
 from genrefine.evaluation.pictures import pixel_batches
 from genrefine.evaluation.prompts import Columns, evaluate_prompts, gallery_of
 from genrefine.evaluation.samples import draw_samples, labels_like
-from genrefine.media import from_uint8, write_atomically
+from genrefine.files import write_atomically
+from genrefine.media.pixels import from_uint8
 
 COLORS = ("#1b6e8c", "#c8553d", "#5c7f3b", "#7a4f9a", "#b5892e", "#444444")
 

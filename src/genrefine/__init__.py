@@ -13,7 +13,7 @@ _EXPORTS = {
     "VisualTokenizer": "genrefine.tokenizer",
     "ClassRefiner": "genrefine.refiner",
     "TextRefiner": "genrefine.refiner",
-    "RefinementSampler": "genrefine.sampler",
+    "RefinementSampler": "genrefine.sampling.sampler",
     "ClassPipeline": "genrefine.pipelines",
     "TextPipeline": "genrefine.pipelines",
     "GenrefineError": "genrefine.errors",

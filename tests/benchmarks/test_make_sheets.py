@@ -12,7 +12,8 @@ from genrefine.errors import GenrefineError
 from genrefine.evaluation.features import EfficientNetFeatures
 from genrefine.evaluation.neighbors import nearest_neighbors
 from genrefine.evaluation.pixels import psnr
-from genrefine.media import from_pil, read_png_metadata
+from genrefine.media.pixels import from_pil
+from genrefine.media.writing import read_png_metadata
 from tiny_models import CLASS_NAMES, tiny_pipeline
 
 CHECKOUT = Path(__file__).parents[2]

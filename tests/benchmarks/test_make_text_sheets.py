@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from genrefine.media import read_clip_metadata, read_png_metadata
+from genrefine.media.writing import read_clip_metadata, read_png_metadata
 from tiny_models import tiny_text_pipeline
 
 CHECKOUT = Path(__file__).parents[2]

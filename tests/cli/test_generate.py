@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from genrefine import ClassPipeline, zoo
-from genrefine.media import read_png_metadata
+from genrefine.media.writing import read_png_metadata
 from reading import read_json, read_picture
 from tiny_models import CLASS_NAMES
 

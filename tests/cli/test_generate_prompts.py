@@ -10,7 +10,8 @@ from PIL import Image, ImageSequence
 
 from genrefine import TextPipeline, zoo
 from genrefine.data import ClipSource
-from genrefine.media import from_pil, read_clip_metadata, read_png_metadata, to_pil
+from genrefine.media.pixels import from_pil, to_pil
+from genrefine.media.writing import read_clip_metadata, read_png_metadata
 from reading import read_json, read_picture
 from tiny_models import tiny_pipeline
 

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from genrefine import VisualTokenizer
-from genrefine.media import from_pil, read_png_metadata, to_pil
+from genrefine.media.pixels import from_pil, to_pil
+from genrefine.media.writing import read_png_metadata
 from reading import read_json, read_picture
 
 

@@ -11,33 +11,23 @@ import genrefine
 ROOT = Path(genrefine.__file__).parent
 LAYERS = [
     {"errors", "nn"},
-    {"hbq", "corruption", "schedule", "streams", "conditioning", "conditioning_text", "media", "film"},
-    {
-        "sampler",
-        "guidance",
-        "steps",
-        "kernels",
-        "refinement",
-        "settings",
-        "exact",
-        "tokenizer",
-        "refiner",
-        "text_encoder",
-        "data",
-    },
-    {"training", "evaluation"},
-    {"pipelines", "convert"},
-    {"presets", "zoo"},
+    {"hbq", "files", "corruption", "conditioning", "resolutions"},
+    {"sampling", "tokenizer", "refiner", "media", "model_folder", "registry"},
+    {"data", "evaluation"},
+    {"training", "pipelines", "convert"},
+    {"experiments", "zoo"},
+    {"presets"},
     {"cli", "studio"},
     {"__main__"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-SAMPLING = {"sampler", "guidance", "steps", "kernels", "refinement", "settings", "exact"}
 NEVER = [
-    *[(name, network) for name in sorted(SAMPLING) for network in ("tokenizer", "refiner", "nn")],
-    *[("refiner", name) for name in sorted(SAMPLING | {"tokenizer"})],
+    *[("sampling", network) for network in ("tokenizer", "refiner", "nn", "model_folder")],
+    *[("refiner", name) for name in ("sampling", "tokenizer", "media")],
+    ("data", "nn"),
     ("training", "pipelines"),
     ("pipelines", "training"),
+    ("convert", "training"),
     ("nn", "errors"),
 ]
 

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from genrefine.conditioning import ClassCondition
+from genrefine.conditioning.class_condition import ClassCondition
 from genrefine.convert import Told, convert
 from genrefine.convert.class_refiner import (
     class_refiner_from_weights,

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from tests.text_goldens import GOLDENS, load_golden
 
-from genrefine.conditioning_text import TextCondition
+from genrefine.conditioning.text_condition import TextCondition
 from genrefine.convert import Told, convert, network_from_weights
 from genrefine.convert.text_refiner import infer_config, rename, translate_weights
 from genrefine.errors import GenrefineError

@@ -4,8 +4,8 @@ import pytest
 import torch
 from published_networks import class_forward, random_class_weights, random_text_weights, text_forward
 
-from genrefine.conditioning import ClassCondition
-from genrefine.conditioning_text import TextCondition
+from genrefine.conditioning.class_condition import ClassCondition
+from genrefine.conditioning.text_condition import TextCondition
 from genrefine.convert import Told, network_from_weights
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}

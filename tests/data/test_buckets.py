@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from genrefine.data.buckets import PUBLISHED_BUDGETS, Bucket, Buckets
 from genrefine.errors import GenrefineError
-from genrefine.nn.rope3d import ASPECT_RATIOS, published_ratio
+from genrefine.resolutions import ASPECT_RATIOS, published_ratio
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "goldens/resolution.json").read_text())
 PUBLISHED = Buckets.published()

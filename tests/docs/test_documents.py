@@ -28,7 +28,7 @@ from genrefine import RefinementSampler, presets, zoo
 from genrefine.cli import VERBS, _parse, main
 from genrefine.cli.options import SAMPLING
 from genrefine.cli.train import _parse_changes
-from genrefine.presets.settings import RefinerRun, TextRun, TokenizerRun
+from genrefine.experiments.settings import RefinerRun, TextRun, TokenizerRun
 
 every_document = pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 PROGRAMS = {"genrefine", "make", "python", "pip", "git", "accelerate", "tensorboard", "mkdocs", "hf"}

@@ -10,7 +10,7 @@ from PIL import Image
 from tests.docs.documents import CHECKOUT
 
 from genrefine import ClassPipeline
-from genrefine.media import read_png_metadata
+from genrefine.media.writing import read_png_metadata
 
 EXAMPLES = sorted((CHECKOUT / "examples").glob("*.py"))
 

@@ -9,7 +9,7 @@ from einops import rearrange
 from genrefine import ClassPipeline, zoo
 from genrefine.data import ImageSource
 from genrefine.evaluation.features import EfficientNetFeatures, collect_features
-from genrefine.media import from_pil
+from genrefine.media.pixels import from_pil
 from genrefine.tokenizer import decode_tiled
 
 EMOJI = Path(__file__).parents[2] / "datasets" / "emoji"

@@ -14,7 +14,7 @@ from PIL import Image, ImageSequence
 from genrefine import TextPipeline, zoo
 from genrefine.cli.options import TEXT_MODEL
 from genrefine.data import ImageSource
-from genrefine.media import from_pil, to_pil
+from genrefine.media.pixels import from_pil, to_pil
 
 EMOJI = Path(__file__).parents[2] / "datasets" / "emoji"
 

@@ -10,7 +10,7 @@ from test_prompts import Means
 from genrefine.errors import GenrefineError
 from genrefine.evaluation.clips import evaluate_clips, first_frame_kept, motion, streamed_difference
 from genrefine.evaluation.pixels import psnr
-from genrefine.media import from_uint8, to_uint8
+from genrefine.media.pixels import from_uint8, to_uint8
 from tiny_models import tiny_clip_tokenizer, tiny_text_pipeline
 
 

@@ -11,16 +11,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from genrefine.nn.rope import rotate_pairs
-from genrefine.nn.rope3d import (
+from genrefine.nn.rope3d import axis_pairs, rotation_at
+from genrefine.refiner.positions import (
     FIRST_FRAME_POSITION,
     SIGNAL_POSITION,
-    axis_pairs,
     grid_positions,
     line_positions,
-    published_ratio,
-    rotation_at,
     stretched_positions,
 )
+from genrefine.resolutions import published_ratio
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 TABLES = load_file(GOLDENS / "rope3d_tables.safetensors")

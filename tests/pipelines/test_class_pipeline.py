@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from genrefine import ClassPipeline, GenrefineError, RefinementSampler
-from genrefine.media import to_pil
+from genrefine.media.pixels import to_pil
 from genrefine.pipelines.request import resolve_seeds
 from tiny_models import CLASS_NAMES, tiny_pipeline, tiny_refiner, tiny_tokenizer
 

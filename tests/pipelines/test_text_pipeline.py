@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from genrefine import GenrefineError, RefinementSampler, TextPipeline
-from genrefine.media import from_pil, to_pil, to_pil_clips
+from genrefine.media.pixels import from_pil, to_pil, to_pil_clips
 from genrefine.pipelines import FilmRecorder
 from tiny_models import tiny_text_encoder, tiny_text_pipeline, tiny_text_refiner, tiny_tokenizer
 

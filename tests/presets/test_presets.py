@@ -11,9 +11,9 @@ from PIL import Image
 
 from genrefine import ClassPipeline, ClassRefiner, GenrefineError, VisualTokenizer, presets
 from genrefine.data import ImageSource
-from genrefine.presets.overrides import override, parse
-from genrefine.presets.runs import open_source
-from genrefine.presets.sources import open_codes
+from genrefine.experiments.class_run import open_source
+from genrefine.experiments.overrides import override, parse
+from genrefine.experiments.sources import open_codes
 from tiny_models import tiny_tokenizer
 
 TINY_TOKENIZER = {

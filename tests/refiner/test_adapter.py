@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from genrefine import GenrefineError
-from genrefine.conditioning import ClassCondition
-from genrefine.conditioning_text import TextCondition
+from genrefine.conditioning.class_condition import ClassCondition
+from genrefine.conditioning.text_condition import TextCondition
 from genrefine.refiner.adapter import CONFIG, WEIGHTS, lora_config, read_adapter
 from tiny_models import tiny_refiner, tiny_text_refiner
 

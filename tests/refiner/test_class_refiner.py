@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from genrefine.conditioning import ClassCondition
+from genrefine.conditioning.class_condition import ClassCondition
 from genrefine.errors import GenrefineError
 from genrefine.refiner import ClassRefiner, class_refiner_config
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from genrefine import ClassRefiner, TextRefiner
-from genrefine.conditioning import ClassCondition
-from genrefine.conditioning_text import TextCondition
+from genrefine.conditioning.class_condition import ClassCondition
+from genrefine.conditioning.text_condition import TextCondition
 from genrefine.refiner.nested import to_rounds
 from tiny_models import CLASS_NAMES, tiny_refiner, tiny_text_refiner
 

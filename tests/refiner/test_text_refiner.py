@@ -9,14 +9,14 @@ import torch
 from tests.text_goldens import GOLDENS, load_golden, tiny_text_refiner
 from torch.nn import functional as F
 
-from genrefine.conditioning_text import TextCondition
+from genrefine.conditioning.text_condition import TextCondition
 from genrefine.errors import GenrefineError
-from genrefine.guidance import Guidance, bind
 from genrefine.hbq import HBQ
 from genrefine.refiner.text_refiner import TextRefiner
 from genrefine.refiner.text_sizes import text_refiner_config
-from genrefine.sampler import RefinementSampler
-from genrefine.streams import SampleStreams
+from genrefine.sampling.guidance import Guidance, bind
+from genrefine.sampling.random_source import SampleStreams
+from genrefine.sampling.sampler import RefinementSampler
 
 MANIFESTS = json.loads(gzip.decompress((GOLDENS / "manifests/text_refiners.json.gz").read_bytes()))
 LAYOUTS = ("joint", "prefix")

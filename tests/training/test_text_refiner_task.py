@@ -13,12 +13,12 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
 from genrefine import GenrefineError
-from genrefine.conditioning_text import TextCondition
+from genrefine.conditioning.text_condition import TextCondition
 from genrefine.corruption import LogitNormalSignal
+from genrefine.data.text_store import TextStore
 from genrefine.training.loop import Update, train
 from genrefine.training.settings import TrainingSettings
 from genrefine.training.text_refiner_task import TextRefinerTask, TextSamples
-from genrefine.training.text_store import TextStore
 from tiny_models import tiny_text_refiner
 
 LENGTHS = (1, 2, 3, 4, 5)  # tokens of each caption, so that a length tells which one it is; the first is the null

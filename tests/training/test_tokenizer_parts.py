@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from genrefine import GenrefineError, VisualTokenizer
-from genrefine.presets.settings import TokenizerSettings
-from genrefine.presets.sources import build_tokenizer
+from genrefine.experiments.settings import TokenizerSettings
+from genrefine.experiments.sources import build_tokenizer
 from genrefine.training.loop import train
 from genrefine.training.mixture import Kind, Mixture
 from genrefine.training.settings import TrainingSettings

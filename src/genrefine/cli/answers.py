@@ -19,7 +19,7 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
         GenrefineError: the path cannot be written.
     """
     from genrefine import __version__
-    from genrefine.media import write_atomically
+    from genrefine.files import write_atomically
 
     content = json.dumps({"genrefine": __version__, **record}, indent=2, ensure_ascii=False)
     write_atomically(path, f"{content}\n".encode())

@@ -61,8 +61,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Observe, fit, write, report."""
-    from genrefine.media import require_writable, write_atomically
-    from genrefine.steps import fit_entropy_steps
+    from genrefine.files import require_writable, write_atomically
+    from genrefine.sampling.budgets import fit_entropy_steps
 
     place = find_model(options.model)
     if not isinstance(place, Path):

@@ -40,7 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Translate and write."""
     from genrefine.convert import Told, convert
-    from genrefine.media import require_writable
+    from genrefine.files import require_writable
 
     quiet_libraries()
     if options.json:

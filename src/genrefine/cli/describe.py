@@ -23,7 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Load a model, which checks it, and print what it is."""
-    from genrefine.media import require_writable
+    from genrefine.files import require_writable
 
     if options.json:
         require_writable(options.json)

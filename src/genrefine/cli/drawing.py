@@ -116,7 +116,7 @@ def require_output(output: Path, is_clip: bool) -> None:
     Raises:
         GenrefineError: a format that we do not write for it, or no permission.
     """
-    from genrefine.media import require_writable, require_writable_folder
+    from genrefine.files import require_writable, require_writable_folder
 
     suffix = output.suffix.lower()
     if is_clip and suffix in _PICTURE_SUFFIXES:
@@ -144,7 +144,7 @@ def save(output: Path, drawn: Drawn, request: Request, notes: dict[str, Any], co
         notes: kept in every file beside the records of its samples.
         columns: samples per row of a sheet; None for a nearly square one.
     """
-    from genrefine.media import image_grid
+    from genrefine.media.sheets import image_grid
 
     if output.suffix.lower() in (".png", *CLIP_SUFFIXES):
         frames = drawn.clips[0]
@@ -167,7 +167,7 @@ def save(output: Path, drawn: Drawn, request: Request, notes: dict[str, Any], co
 
 
 def _write(frames: Sequence["Image.Image"], path: Path, request: Request, notes: dict[str, Any]) -> None:
-    from genrefine.media import save_clip, save_png
+    from genrefine.media.writing import save_clip, save_png
     from genrefine.pipelines import TextPipeline
 
     if isinstance(request.pipeline, TextPipeline) and request.is_clip:

@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from genrefine.data import CodeStore
-    from genrefine.media import require_writable
+    from genrefine.files import require_writable
 
     require_writable(options.output / "index.json")
     _refuse_options_of_clips(options)

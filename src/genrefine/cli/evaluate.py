@@ -77,7 +77,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measure and report."""
-    from genrefine.media import require_writable, require_writable_folder, write_atomically
+    from genrefine.files import require_writable, require_writable_folder, write_atomically
 
     if options.json:
         require_writable(options.json)

@@ -107,7 +107,7 @@ def run(options: argparse.Namespace) -> None:
     columns = options.num_images if several and options.num_images > 1 else None  # one row per prompt or class
     files = save(output, drawn, request, notes, columns)
     if options.film:
-        from genrefine.media import save_animation
+        from genrefine.media.writing import save_animation
 
         save_animation(drawn.film, options.film)
         files.append(str(options.film))
@@ -138,7 +138,8 @@ def _list_classes(options: argparse.Namespace) -> None:
 
 def _check(options: argparse.Namespace) -> None:
     """Refuse before any model is loaded what could not be done or written in the end."""
-    from genrefine.media import require_animation_path, require_writable
+    from genrefine.files import require_writable
+    from genrefine.media.writing import require_animation_path
 
     if options.class_label:
         _refuse_given(options, _OF_PROMPTS, "--class-label asks a model of classes")

@@ -25,7 +25,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Encode, decode, measure."""
-    from genrefine.media import from_pil, require_writable, save_png, to_pil
+    from genrefine.files import require_writable
+    from genrefine.media.pixels import from_pil, to_pil
+    from genrefine.media.writing import save_png
 
     if options.output.suffix.lower() != ".png":
         raise GenrefineError(f"the reconstruction is written as .png; got '{options.output}'")

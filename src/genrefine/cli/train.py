@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
     if options.out is None:
         raise GenrefineError("train needs a folder for the run; give --out DIR")
     prepared = presets.get(options.preset, _parse_changes(options.set))
-    from genrefine.media import require_writable_folder
+    from genrefine.files import require_writable_folder
 
     require_writable_folder(options.out)
     say(f"result: {prepared.run(options.out)}")

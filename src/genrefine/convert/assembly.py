@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
+from genrefine.conditioning.text_encoder import MAX_TOKENS, TextEncoder
 from genrefine.convert.class_refiner import published_size
 from genrefine.convert.networks import Network, Told, with_codes
 from genrefine.convert.published import CLASS_BUDGET, class_sampler, text_sampler
 from genrefine.convert.text_refiner import JOINT_ONLY
 from genrefine.errors import GenrefineError
 from genrefine.pipelines import ClassPipeline, TextPipeline
-from genrefine.sampler import RefinementSampler
-from genrefine.text_encoder import MAX_TOKENS, TextEncoder
+from genrefine.sampling.sampler import RefinementSampler
 
 TASKS: dict[str, dict[str, Any]] = {
     "image": {"tau": 1.1, "height": 1024, "width": 1024},

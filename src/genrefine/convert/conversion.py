@@ -24,7 +24,8 @@ from genrefine.convert.inputs import Source, find_sources, total_bytes
 from genrefine.convert.networks import READS, Network, Told
 from genrefine.convert.weights_file import verify_weights, write_weights
 from genrefine.errors import GenrefineError
-from genrefine.pipelines.folder import WEIGHTS, write_checksums
+from genrefine.model_folder.checks import WEIGHTS
+from genrefine.model_folder.checksums import write_checksums
 
 
 @dataclass(frozen=True)

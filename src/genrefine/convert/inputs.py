@@ -23,8 +23,9 @@ from genrefine.convert.checkpoint import (
 )
 from genrefine.convert.networks import KINDS, READS, Network, Told, network_from_weights, with_codes
 from genrefine.errors import GenrefineError
+from genrefine.model_folder.checks import WEIGHTS
+from genrefine.model_folder.checksums import verify_checksums
 from genrefine.pipelines import check_component_folder
-from genrefine.pipelines.folder import WEIGHTS, verify_checksums
 
 INDEX = ".index.json"
 _PARTS = {"refiner": ("class refiner", "text refiner"), "visual_tokenizer": ("visual tokenizer",)}

@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from genrefine.streams import RecordedDraws
+from genrefine.sampling.random_source import RecordedDraws
 
 
 def class_draws(

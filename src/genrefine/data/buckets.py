@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from genrefine.errors import GenrefineError
-from genrefine.nn.rope3d import ASPECT_RATIOS
+from genrefine.resolutions import ASPECT_RATIOS
 
 PUBLISHED_BUDGETS: Mapping[str, int] = {"0.06M": 16, "0.25M": 32, "0.41M": 40, "0.92M": 60, "1M": 64, "2M": 90}
 """Pixels of a square picture at stride 16 -> side of its latent grid."""

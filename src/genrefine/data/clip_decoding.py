@@ -26,7 +26,7 @@ from torch import Tensor
 
 from genrefine.data.decoding import MAX_PIXELS, PictureDecoder, open_picture
 from genrefine.errors import GenrefineError
-from genrefine.media import from_uint8
+from genrefine.media.pixels import from_uint8
 
 SEGMENTS = ("first", "middle")
 SHORT = ("raise", "hold")

@@ -19,7 +19,7 @@ from PIL import ExifTags, Image, ImageColor, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from genrefine.errors import GenrefineError
-from genrefine.media import from_uint8
+from genrefine.media.pixels import from_uint8
 
 MAX_PIXELS = 64_000_000
 WIDE_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N")

@@ -25,7 +25,7 @@ from genrefine.evaluation.pixels import psnr
 from genrefine.evaluation.prompt_samples import TextSampler, draw_prompts
 from genrefine.evaluation.prompts import choose_prompts
 from genrefine.evaluation.samples import weights_fingerprint
-from genrefine.media import from_uint8, to_uint8
+from genrefine.media.pixels import from_uint8, to_uint8
 
 NUM_STREAMED = 8
 

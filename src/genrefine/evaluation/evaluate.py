@@ -26,7 +26,7 @@ from genrefine.evaluation.pictures import PictureSource, labels_of, pixel_batche
 from genrefine.evaluation.pixels import mean_squared_error, psnr, psnr_of_error, ssim
 from genrefine.evaluation.samples import ClassSampler, draw_samples, labels_like, weights_fingerprint
 from genrefine.hbq import HBQ
-from genrefine.media import from_uint8
+from genrefine.media.pixels import from_uint8
 from genrefine.tokenizer import VisualTokenizer
 
 

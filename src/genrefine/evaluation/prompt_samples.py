@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from genrefine.errors import GenrefineError
 from genrefine.evaluation.samples import draw_batches, run_of
-from genrefine.media import from_uint8
+from genrefine.media.pixels import from_uint8
 
 
 @runtime_checkable

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from genrefine.errors import GenrefineError
-from genrefine.media import write_atomically
+from genrefine.files import write_atomically
 
 _PARTS = ("frames", "labels", "num_steps", "num_evaluations")
 

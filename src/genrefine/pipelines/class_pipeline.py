@@ -14,9 +14,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from genrefine.conditioning import ClassCondition
+from genrefine.conditioning.class_condition import ClassCondition
 from genrefine.errors import GenrefineError
-from genrefine.guidance import bind
 from genrefine.pipelines.class_adapters import ClassAdapters
 from genrefine.pipelines.class_request import ClassLabel, ClassRun, resolve_classes
 from genrefine.pipelines.output import ClassPipelineOutput, Images, require_output_type, to_output
@@ -34,10 +33,11 @@ from genrefine.pipelines.request import (
     resolve_sampling,
     resolve_seeds,
 )
-from genrefine.refinement import RefinementStep, collect
 from genrefine.refiner import ClassRefiner
-from genrefine.sampler import RefinementSampler, refine
-from genrefine.streams import SampleStreams
+from genrefine.sampling.guidance import bind
+from genrefine.sampling.random_source import SampleStreams
+from genrefine.sampling.records import RefinementStep, collect
+from genrefine.sampling.sampler import RefinementSampler, refine
 from genrefine.tokenizer import VisualTokenizer
 
 ClassLabels = ClassLabel | Sequence[ClassLabel] | Tensor

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from genrefine.errors import GenrefineError
-from genrefine.settings import SamplingSettings
+from genrefine.sampling.options import SamplingSettings
 
 ClassLabel = int | str | None
 

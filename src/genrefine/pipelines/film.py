@@ -19,10 +19,10 @@ from PIL import Image
 from torch import Tensor
 
 from genrefine.errors import GenrefineError
-from genrefine.film import FilmPanel, draw_film_frame
-from genrefine.media import to_pil
+from genrefine.media.film import FilmPanel, draw_film_frame
+from genrefine.media.pixels import to_pil
 from genrefine.pipelines.refinement_pipeline import RefinementPipeline
-from genrefine.refinement import RefinementStep
+from genrefine.sampling.records import RefinementStep
 
 
 class FilmRecorder:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from genrefine.errors import GenrefineError
+from genrefine.model_folder.find import fetch_folder
 from genrefine.pipelines.class_pipeline import ClassPipeline
-from genrefine.pipelines.folder import fetch_folder
 from genrefine.pipelines.text_pipeline import TextPipeline
 
 KINDS: dict[str, type[ClassPipeline] | type[TextPipeline]] = {

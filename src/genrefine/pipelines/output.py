@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from genrefine.errors import GenrefineError
-from genrefine.media import to_pil, to_pil_clips
+from genrefine.media.pixels import to_pil, to_pil_clips
 
 OUTPUT_TYPES = ("pil", "np", "pt", "codes", "latent")
 """Spellings of `output_type`; "latent" is diffusers' word for codes."""

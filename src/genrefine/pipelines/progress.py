@@ -7,7 +7,7 @@ from typing import Any
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from genrefine.errors import GenrefineError
-from genrefine.refinement import RefinementStep
+from genrefine.sampling.records import RefinementStep
 
 CALLBACK_INPUTS = ["prediction", "state", "record"]
 """What a callback may ask for: codes of the pictures still at work, or the whole record of the step."""

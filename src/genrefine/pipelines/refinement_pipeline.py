@@ -14,16 +14,12 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from genrefine import registry
 from genrefine.errors import GenrefineError
-from genrefine.media import require_writable_folder
-from genrefine.pipelines.folder import (
-    ADAPTER_FILES,
-    FETCHING,
-    LOADING_OPTIONS,
-    check_pipeline_folder,
-    fetch_folder,
-    write_checksums,
-)
+from genrefine.files import require_writable_folder
+from genrefine.model_folder.checks import LOADING_OPTIONS, check_pipeline_folder
+from genrefine.model_folder.checksums import write_checksums
+from genrefine.model_folder.find import ADAPTER_FILES, FETCHING, fetch_folder
 from genrefine.pipelines.progress import CALLBACK_INPUTS
 from genrefine.pipelines.request import refuse_unknown
 from genrefine.refiner.adapter import Adapter
@@ -42,6 +38,20 @@ class RefinementPipeline(DiffusionPipeline, LoraBaseMixin):  # type: ignore[misc
     _callback_tensor_inputs = CALLBACK_INPUTS
     _settings: ClassVar[tuple[str, ...]] = ()
     """Arguments of the constructor that are no components."""
+
+    def register_modules(self, **components: Any) -> None:
+        """Take the components, and note the address that a saved folder names them by: never that of a module."""
+        super().register_modules(**components)
+        ours = [name for name, part in components.items() if type(part).__name__ in registry.COMPONENTS]
+        self.register_to_config(**{name: (registry.ADDRESS, type(components[name]).__name__) for name in ours})
+
+    @classmethod
+    def load_config(cls, *arguments: Any, **options: Any) -> Any:
+        """Read a `model_index.json`; addresses of earlier versions become those of today."""
+        loaded = super().load_config(*arguments, **options)
+        if isinstance(loaded, tuple):
+            return (registry.with_current_addresses(loaded[0]), *loaded[1:])
+        return registry.with_current_addresses(loaded)
 
     @torch.no_grad()
     def decode(self, codes: Int[Tensor, "batch channels t h w"]) -> Float[Tensor, "batch 3 frames height width"]:

@@ -21,9 +21,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from genrefine.conditioning_text import FirstFrame, TextCondition
+from genrefine.conditioning.text_condition import FirstFrame, TextCondition
+from genrefine.conditioning.text_encoder import MAX_TOKENS, TextEncoder
 from genrefine.errors import GenrefineError
-from genrefine.guidance import bind
 from genrefine.pipelines.output import (
     Clips,
     Images,
@@ -57,11 +57,11 @@ from genrefine.pipelines.text_request import (
     resolve_prompts,
     with_first_frames,
 )
-from genrefine.refinement import RefinementStep, collect
 from genrefine.refiner import TextRefiner
-from genrefine.sampler import RefinementSampler, refine
-from genrefine.streams import SampleStreams
-from genrefine.text_encoder import MAX_TOKENS, TextEncoder
+from genrefine.sampling.guidance import bind
+from genrefine.sampling.random_source import SampleStreams
+from genrefine.sampling.records import RefinementStep, collect
+from genrefine.sampling.sampler import RefinementSampler, refine
 from genrefine.tokenizer import VisualTokenizer
 
 

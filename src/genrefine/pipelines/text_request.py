@@ -18,13 +18,13 @@ from jaxtyping import Float, Shaped
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from genrefine.conditioning_text import TextCondition
+from genrefine.conditioning.text_condition import TextCondition
+from genrefine.conditioning.text_encoder import TextEncoder
 from genrefine.data.buckets import Bucket, Buckets
 from genrefine.data.decoding import PictureDecoder
 from genrefine.errors import GenrefineError, GenrefineNotice
-from genrefine.media import from_pil
-from genrefine.settings import SamplingSettings
-from genrefine.text_encoder import TextEncoder
+from genrefine.media.pixels import from_pil
+from genrefine.sampling.options import SamplingSettings
 from genrefine.tokenizer import VisualTokenizer
 
 Prompt = str | Sequence[str] | None

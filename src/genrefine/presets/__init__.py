@@ -9,11 +9,11 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from genrefine.errors import GenrefineError
+from genrefine.experiments.overrides import override
+from genrefine.experiments.settings import RefinerRun, TextRun, TokenizerRun
 from genrefine.presets.emoji import emoji_class, emoji_decoder, emoji_tokenizer, small_class, small_tokenizer
 from genrefine.presets.emoji_text import emoji_clips_tokenizer, emoji_text, small_text
-from genrefine.presets.overrides import override
 from genrefine.presets.published import class_refiner, image_tokenizer
-from genrefine.presets.settings import RefinerRun, TextRun, TokenizerRun
 from genrefine.presets.tune import tune_class, tune_text
 
 __all__ = ["PRESETS", "Preset", "get", "names"]
@@ -43,7 +43,7 @@ class Preset:
 
     def run(self, out: str | Path) -> Path:
         """Train, or continue, in ``out`` and return the folder of the result."""
-        from genrefine.presets.runs import run
+        from genrefine.experiments.class_run import run
 
         return run(self.settings, out, self.name)
 

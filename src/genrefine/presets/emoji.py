@@ -6,7 +6,7 @@ measured on one core of a two-core machine (AMD EPYC 9005, AVX-512, bf16 without
 
 from dataclasses import replace
 
-from genrefine.presets.settings import (
+from genrefine.experiments.settings import (
     DataSettings,
     RefinerLoss,
     RefinerRun,

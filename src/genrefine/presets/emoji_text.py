@@ -5,8 +5,7 @@ The text encoder is any transformers encoder; the shipped model reads all-MiniLM
 
 from dataclasses import replace
 
-from genrefine.presets.emoji import emoji_tokenizer
-from genrefine.presets.settings import (
+from genrefine.experiments.settings import (
     ClipSettings,
     DataSettings,
     SamplerDefaults,
@@ -16,6 +15,7 @@ from genrefine.presets.settings import (
     TokenizerLoss,
     TokenizerRun,
 )
+from genrefine.presets.emoji import emoji_tokenizer
 from genrefine.training.settings import TrainingSettings
 
 EMOJI_STILLS = DataSettings(

@@ -4,7 +4,7 @@ Nobody here has run them: there was no accelerator and no ImageNet. They are the
 that trains the small models, and their networks have the published number of weights.
 """
 
-from genrefine.presets.settings import (
+from genrefine.experiments.settings import (
     DataSettings,
     RefinerLoss,
     RefinerRun,

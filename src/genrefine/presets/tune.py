@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
+from genrefine.experiments.settings import LoraSettings, RefinerRun, TextRun
 from genrefine.presets.emoji import small_class
 from genrefine.presets.emoji_text import small_text
-from genrefine.presets.settings import LoraSettings, RefinerRun, TextRun
 
 
 def tune_class() -> RefinerRun:

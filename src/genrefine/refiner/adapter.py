@@ -27,7 +27,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from genrefine.errors import GenrefineError
-from genrefine.media import require_writable_folder, write_atomically
+from genrefine.files import require_writable_folder, write_atomically
 
 if TYPE_CHECKING:
     from peft import LoraConfig

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrefine.conditioning import ClassCondition
-from genrefine.conditioning_text import TextCondition
+from genrefine.conditioning.class_condition import ClassCondition
+from genrefine.conditioning.text_condition import TextCondition
 from genrefine.errors import GenrefineError
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genrefine.conditioning import ClassCondition
+from genrefine.conditioning.class_condition import ClassCondition
 from genrefine.errors import GenrefineError
 from genrefine.nn.attention import SelfAttention
 from genrefine.nn.embeddings import ScalarEmbedding, grid_sinusoid

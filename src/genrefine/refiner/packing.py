@@ -28,7 +28,8 @@ from torch import Tensor
 from genrefine.errors import GenrefineError
 from genrefine.nn.attention import attend
 from genrefine.nn.rope import Rotation
-from genrefine.nn.rope3d import SIGNAL_POSITION, grid_positions, line_positions, rotation_at
+from genrefine.nn.rope3d import rotation_at
+from genrefine.refiner.positions import SIGNAL_POSITION, grid_positions, line_positions
 
 ALIGNMENT = 8
 LayerMemory = tuple[Float[Tensor, "prompts kv_heads text head_dim"], Float[Tensor, "prompts kv_heads text head_dim"]]

@@ -1,7 +1,7 @@
 """Text-conditional refiner: (noisy codes, signal, prompt) -> logits of every clean code (arXiv 2604.13030).
 
     visual tokens = linear(one-hot codes)      text tokens = linear(prompt embeddings)      signal token = mlp(sinusoid)
-    x      = blocks(all tokens of a sample)    see `text_blocks`; rotary positions in three dimensions, see `nn.rope3d`
+    x      = blocks(all tokens of a sample)    see `text_blocks`; rotary positions in three dimensions, see `positions`
     logits = linear(norm(visual tokens))       float32
 
 Two layouts of attention exist; weights of the one mean nothing in the other (method section 5):
@@ -27,13 +27,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genrefine.conditioning_text import PromptMemory, Prompts, TextCondition
+from genrefine.conditioning.text_condition import PromptMemory, Prompts, TextCondition
 from genrefine.errors import GenrefineError, refuse_unknown_settings
 from genrefine.nn.embeddings import ScalarEmbedding
-from genrefine.nn.rope3d import SIGNAL_POSITION
 from genrefine.refiner.adapter import AdaptableRefiner
 from genrefine.refiner.checks import check_codes, check_text_condition
 from genrefine.refiner.packing import LayerMemory, Recall, Segment, SequencePlan, aligned, plan_sequence
+from genrefine.refiner.positions import SIGNAL_POSITION
 from genrefine.refiner.text_blocks import KeysAndValues, TextRefinerBlock, TextRefinerHead
 
 ATTENTION_LAYOUTS = ("joint", "prefix")

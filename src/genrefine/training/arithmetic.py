@@ -33,7 +33,9 @@ class Arithmetic:
 
     def __str__(self) -> str:
         name = "bfloat16" if self.autocast == "bf16" else "float32"
-        return f"{name} (a matrix product runs at {self.float32:.3g} GFLOP/s in float32, {self.bfloat16:.3g} in bfloat16)"
+        return (
+            f"{name} (a matrix product runs at {self.float32:.3g} GFLOP/s in float32, {self.bfloat16:.3g} in bfloat16)"
+        )
 
 
 @lru_cache(maxsize=4)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
 from torch.utils.data import Dataset
 
-from genrefine.conditioning import ClassCondition
+from genrefine.conditioning.class_condition import ClassCondition
 from genrefine.corruption import LogitNormalSignal, corrupt
 from genrefine.refiner import ClassRefiner
 from genrefine.tokenizer import VisualTokenizer

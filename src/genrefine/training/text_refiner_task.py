@@ -20,15 +20,15 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from genrefine.conditioning_text import TextCondition
+from genrefine.conditioning.text_condition import TextCondition
 from genrefine.corruption import LogitNormalSignal, corrupt
+from genrefine.data.text_store import TextStore
 from genrefine.errors import GenrefineError
 from genrefine.refiner import TextRefiner
 from genrefine.training.loop import Update
 from genrefine.training.mixture import Kind, Mixture
 from genrefine.training.order import Groups
 from genrefine.training.refiner_task import element_losses
-from genrefine.training.text_store import TextStore
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from torch.utils.data import Dataset
 
 from genrefine.errors import GenrefineError
 from genrefine.hbq import HBQ
-from genrefine.media import image_grid, to_pil
+from genrefine.media.pixels import to_pil
+from genrefine.media.sheets import image_grid
 from genrefine.tokenizer import VisualTokenizer
 from genrefine.training.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
 from genrefine.training.loop import Update

@@ -1,0 +1,1 @@
+"""Pictures and clips in and out: pixels, sheets, films, files."""

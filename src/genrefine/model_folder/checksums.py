@@ -1,0 +1,61 @@
+"""Size and SHA-256 of every weight file and vocabulary of a model folder, in its `checksums.json`.
+
+They are written after everything else and compared before anything is loaded.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+from genrefine.errors import GenrefineError
+from genrefine.files import write_atomically
+from genrefine.model_folder.encoder_folder import VOCABULARIES
+from genrefine.model_folder.read import read_json
+
+CHECKSUMS = "checksums.json"
+
+
+def write_checksums(folder: Path) -> None:
+    """Record size and SHA-256 of every weight file and vocabulary below a folder."""
+    files = [path for path in folder.rglob("*") if path.suffix == ".safetensors" or path.name in VOCABULARIES]
+    records = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        for path in sorted(files)
+    }
+    write_atomically(folder / CHECKSUMS, (json.dumps(records, indent=2) + "\n").encode())
+
+
+def verify_checksums(folder: Path) -> None:
+    """Compare every recorded weight file with its size and hash; do nothing in a folder without a record.
+
+    Raises:
+        GenrefineError: a file is missing, has another size, or other content.
+    """
+    path = folder / CHECKSUMS
+    if not path.is_file():
+        return
+    for name, record in read_json(path).items():
+        weights = folder / name
+        if not isinstance(record, dict) or not {"bytes", "sha256"} <= set(record):
+            raise GenrefineError(f"'{path}' must record bytes and sha256 of '{name}'; fetch or save the model again")
+        if not weights.is_file():
+            raise GenrefineError(f"the model lacks its weight file '{weights}'; fetch or save the model again")
+        size = weights.stat().st_size
+        if size != record["bytes"]:
+            state = "truncated" if size < record["bytes"] else "altered"
+            raise GenrefineError(
+                f"weight file '{weights}' is {state}: expected {record['bytes']} bytes; got {size}; "
+                "fetch or save the model again"
+            )
+        if _sha256(weights) != record["sha256"]:
+            raise GenrefineError(
+                f"weight file '{weights}' is altered: its SHA-256 is not that recorded; fetch or save the model again"
+            )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,159 @@
+"""The sampler as a component: saved and loaded beside a pipeline, strict about what it is told."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from diffusers import DiffusionPipeline
+
+from genrefine.errors import GenrefineError
+from genrefine.sampling.budgets import EntropySteps, FixedSteps
+from genrefine.sampling.guidance import Guidance
+from genrefine.sampling.kernels import ExactKernel, RefreshKernel, RefreshThenExactKernel
+from genrefine.sampling.sampler import RefinementSampler
+from genrefine.sampling.schedules import CosineSchedule, LinearSchedule
+
+BUDGET = EntropySteps(5, 700.0, -620.0, 20, 50, 0.5)
+CONFIG = {
+    "num_inference_steps": 24,
+    "guidance_scale": 2.35,
+    "guidance_interval": (0.44, 1.0),
+    "temperature": 1.31,
+    "schedule": "cosine",
+    "shift": 2.0,
+    "kernel": "refresh-then-exact",
+    "kernel_switch": 0.7,
+}
+
+
+class SamplerOnly(DiffusionPipeline):
+    def __init__(self, sampler: RefinementSampler) -> None:
+        super().__init__()
+        self.register_modules(sampler=sampler)
+
+
+def test_a_pipeline_saves_and_loads_its_sampler_with_everything(tmp_path):
+    sampler = RefinementSampler(**CONFIG).calibrated(BUDGET)
+    SamplerOnly(sampler).save_pretrained(tmp_path)
+    assert (tmp_path / "sampler" / "scheduler_config.json").exists()
+    loaded = SamplerOnly.from_pretrained(tmp_path).sampler
+    assert type(loaded) is RefinementSampler
+    assert loaded.settings() == sampler.settings()
+    assert loaded.settings(adaptive=True) == sampler.settings(adaptive=True)
+    assert loaded.settings(adaptive=True).steps == BUDGET
+
+
+def test_calibration_changes_the_budget_and_nothing_else():
+    sampler = RefinementSampler(**CONFIG)
+    calibrated = sampler.calibrated(BUDGET)
+    assert not sampler.is_calibrated
+    assert calibrated.is_calibrated
+    assert calibrated.settings() == sampler.settings()
+    assert calibrated.settings(adaptive=True).steps == BUDGET
+    again = calibrated.calibrated(EntropySteps(2, 1.0, 0.0, 3, 9))
+    assert again.settings(adaptive=True).steps.max_steps == 9
+
+
+@pytest.mark.parametrize("key", ["num_steps", "guidance", "cfg", "beta_start"])
+def test_an_unknown_key_in_the_configuration_is_refused(tmp_path, key):
+    RefinementSampler().save_pretrained(tmp_path)
+    path = tmp_path / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: 1}))
+    with pytest.raises(GenrefineError, match=key):
+        RefinementSampler.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_inference_steps": 0},
+        {"temperature": 0.0},
+        {"kernel": "best"},
+        {"guidance_interval": [0.5, 0.1]},
+        {"entropy_steps": {"warmup": 5}},
+        {"entropy_steps": {"warmup": 5, "slope": 1, "offset": 0, "min_steps": 4, "max_steps": 50}},
+        {"kernel_switch": 0.5},
+    ],
+    ids=str,
+)
+def test_a_wrong_value_in_the_configuration_is_refused_on_loading(tmp_path, change):
+    RefinementSampler().save_pretrained(tmp_path)
+    path = tmp_path / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(GenrefineError):
+        RefinementSampler.from_pretrained(tmp_path)
+
+
+def test_a_call_overrides_the_saved_defaults_and_none_leaves_them():
+    sampler = RefinementSampler(**CONFIG)
+    settings = sampler.settings(num_inference_steps=3, guidance_scale=1.5, temperature=None)
+    assert settings.steps == FixedSteps(3)
+    assert settings.guidance == Guidance(1.5, (0.44, 1.0))
+    assert settings.temperature == 1.31
+    assert sampler.settings().steps == FixedSteps(24)
+    assert sampler.settings(shift=1.0).schedule == CosineSchedule()
+
+
+def test_the_saved_switch_goes_with_the_saved_kernel_only():
+    sampler = RefinementSampler(**CONFIG)
+    assert sampler.settings().kernel == RefreshThenExactKernel(0.7)
+    assert sampler.settings(kernel_switch=0.2).kernel == RefreshThenExactKernel(0.2)
+    assert sampler.settings(kernel="refresh").kernel == RefreshKernel()
+    assert sampler.settings(kernel="exact").kernel == ExactKernel()
+    with pytest.raises(GenrefineError, match="kernel_switch"):
+        sampler.settings(kernel="exact", kernel_switch=0.2)
+    with pytest.raises(GenrefineError, match="kernel_switch"):
+        RefinementSampler().settings(kernel_switch=0.2)
+
+
+def test_adaptive_sampling_needs_a_calibrated_model_and_no_number_of_steps():
+    with pytest.raises(GenrefineError, match="calibrate"):
+        RefinementSampler().settings(adaptive=True)
+    with pytest.raises(GenrefineError, match="drop adaptive or num_inference_steps"):
+        RefinementSampler().calibrated(BUDGET).settings(adaptive=True, num_inference_steps=5)
+
+
+@pytest.mark.parametrize("name", ["steps", "entropy_steps", "cfg"])
+def test_an_unknown_override_is_refused(name):
+    with pytest.raises(GenrefineError, match=name):
+        RefinementSampler().settings(**{name: None})
+
+
+def test_the_neutral_configuration_guides_nothing_and_changes_nothing():
+    settings = RefinementSampler().settings()
+    assert settings.describe() == {
+        "steps": {"type": "FixedSteps", "num_steps": 50, "final_pass": False, "schedule_steps": None},
+        "guidance": {"type": "Guidance", "scale": 1.0, "interval": [0.0, 1.0], "closed": False},
+        "schedule": {"type": "LinearSchedule"},
+        "kernel": {"type": "RefreshKernel"},
+        "temperature": 1.0,
+        "signal": "nominal",
+        "stop_at": 1.0,
+    }
+
+
+def test_a_configuration_from_before_the_text_models_still_loads(tmp_path):
+    RefinementSampler(**CONFIG).save_pretrained(tmp_path)
+    path = tmp_path / "scheduler_config.json"
+    newer = ("schedule_cap", "final_pass", "guidance_interval_closed", "schedule_steps", "signal", "stop_at")
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k not in newer}))
+    assert RefinementSampler.from_pretrained(tmp_path).settings() == RefinementSampler(**CONFIG).settings()
+
+
+def test_a_saved_spread_or_realized_signal_leaves_with_what_it_belongs_to():
+    sampler = RefinementSampler(num_inference_steps=9, schedule_steps=5, signal="realized")
+    assert sampler.settings().steps == FixedSteps(9, schedule_steps=5)
+    assert sampler.settings(num_inference_steps=7).steps == FixedSteps(7)
+    assert sampler.settings(kernel="exact").signal == "nominal"
+    with pytest.raises(GenrefineError, match="only with it"):
+        sampler.settings(kernel="exact", signal="realized")
+
+
+def test_the_cap_of_a_saved_cosine_goes_with_it():
+    sampler = RefinementSampler(schedule="cosine", schedule_cap=0.95, final_pass=True)
+    assert sampler.settings().schedule == CosineSchedule(0.95)
+    assert sampler.settings(schedule="linear").schedule == LinearSchedule()
+    assert sampler.settings(final_pass=False).steps == FixedSteps(50)
+    budget = sampler.calibrated(BUDGET).settings(adaptive=True).steps
+    assert budget.final_pass
+    assert replace(budget, final_pass=False) == BUDGET
