@@ -19,8 +19,8 @@ from torch import nn
 from genrefine import presets, zoo
 from genrefine.corruption import LogitNormalSignal
 from genrefine.data import CodeStore
-from genrefine.experiments.class_run import open_source
 from genrefine.experiments.settings import RefinerRun
+from genrefine.experiments.sources import open_source
 from genrefine.refiner import ClassRefiner
 from genrefine.tokenizer import VisualTokenizer
 from genrefine.training.loop import Update, train

@@ -1,12 +1,16 @@
-"""The one way a file is written: beside its place, then renamed into it.
+"""The one way a file or a folder is written: beside its place, flushed to disk, renamed into it.
 
-An interrupted run leaves the old file or the new one and never half of one.
+An interrupted run leaves the old one or the new one and never half of one. What a killed process left beside a place
+has a name that begins with a dot and is never read.
 """
 
-import contextlib
+import hashlib
 import os
 import secrets
+import shutil
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from genrefine.errors import GenrefineError
@@ -41,26 +45,80 @@ def require_writable_folder(path: str | os.PathLike[str]) -> None:
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a whole file or nothing: temporary neighbor, flush to disk, rename.
+    """Write a whole file or nothing.
 
     Raises:
         GenrefineError: the path cannot be written.
     """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_dir():
-            raise IsADirectoryError("it is a folder")
-        with open(temporary, "xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, target)
+        with replacing(Path(path)) as temporary:
+            temporary.write_bytes(content)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise _unwritable(path, error) from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a name beside a file; what is written there takes the file's place in the end, or vanishes after an error.
+
+    Raises:
+        OSError: it cannot be written; the file is as it was.
+    """
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder")
+        yield temporary
+        flush(temporary)
+        os.replace(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+@contextmanager
+def appearing(folder: Path) -> Iterator[Path]:
+    """Give a new folder beside another; it takes that one's place in the end, or vanishes after an error.
+
+    An empty folder may be there; one that holds files stays, and is an error.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = folder.with_name(f".{folder.name[:40]}.{secrets.token_hex(4)}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                flush(path)
+        if folder.is_dir():
+            folder.rmdir()  # Windows cannot rename onto a folder
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """Bring what was written to a file to the disk itself, so that a rename cannot come before its content."""
+    with path.open("rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+def sha256_of(path: Path, progress: Callable[[int], None] | None = None) -> str:
+    """Return the SHA-256 of a file.
+
+    Args:
+        progress: called with the number of bytes after each block.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            digest.update(block)
+            if progress is not None:
+                progress(len(block))
+    return digest.hexdigest()
 
 
 def _unwritable(path: str | os.PathLike[str], error: OSError) -> GenrefineError:

@@ -11,9 +11,8 @@ from PIL import Image
 
 from genrefine import ClassPipeline, ClassRefiner, GenrefineError, VisualTokenizer, presets
 from genrefine.data import ImageSource
-from genrefine.experiments.class_run import open_source
 from genrefine.experiments.overrides import override, parse
-from genrefine.experiments.sources import open_codes
+from genrefine.experiments.sources import open_codes, open_source
 from tiny_models import tiny_tokenizer
 
 TINY_TOKENIZER = {

@@ -12,7 +12,7 @@ from genrefine import GenrefineError
 from genrefine.corruption import LogitNormalSignal
 from genrefine.training.checkpoint import claim
 from genrefine.training.discriminator import PatchDiscriminator
-from genrefine.training.loop import train
+from genrefine.training.loop import Update, train
 from genrefine.training.order import EndlessBatches, step_seed
 from genrefine.training.refiner_task import ClassRefinerTask, element_losses
 from genrefine.training.settings import TrainingSettings
@@ -214,3 +214,32 @@ def test_damaged_training_state_is_named(tmp_path: Path) -> None:
 def test_impossible_settings_are_refused(changes: dict[str, float]) -> None:
     with pytest.raises(GenrefineError, match="training"):
         replace(SETTINGS, **changes)
+
+
+class _Poisoned(ClassRefinerTask):
+    """A loss that becomes ``value`` in one update."""
+
+    value, at, made = float("nan"), 4, 0
+
+    def updates(self, networks, batch, generator):
+        for update in super().updates(networks, batch, generator):
+            self.made += 1
+            yield Update("refiner", update.loss * self.value if self.made == self.at else update.loss, update.scalars)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_stops_before_it_reaches_the_weights(tmp_path: Path, value):
+    task = _Poisoned(tiny_refiner(), Codes(), LogitNormalSignal(-0.8, 0.8))
+    task.value = value
+    with pytest.raises(GenrefineError, match=r"got (nan|inf) in update 4.*step-0000003"):
+        train(task, SETTINGS, tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-0000003"]
+    assert all(weight.isfinite().all() for weight in weights(tmp_path, "refiner").values())
+    assert train(refiner_task(), SETTINGS, tmp_path) == 6  # goes on from the last good state
+
+
+def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path):
+    with pytest.raises(GenrefineError, match=r"weights must be numbers.*after update 1, which was not saved"):
+        train(refiner_task(), replace(SETTINGS, learning_rate=1e38, warmup_steps=0, save_every=1), tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
+    assert not (tmp_path / "refiner").exists()

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from genrefine.data.source import Source
-from genrefine.data.store_files import StoreIndex, StoreWriter, check_hashes, check_sizes, read_index
+from genrefine.data.store_files import StoreIndex, check_hashes, check_sizes, new_store, read_index
 from genrefine.errors import GenrefineError
 from genrefine.hbq import HBQ, Layout, pack_bits, unpack_bits
 
@@ -105,7 +105,7 @@ class CodeStore(Dataset[tuple[Tensor, int]]):
         )
         code_shape: tuple[int, ...] | None = None
         done = 0
-        with StoreWriter(Path(path), shard_bytes) as writer:
+        with new_store(Path(path), shard_bytes) as writer:
             for pixels in loader:
                 views = [pixels, pixels.flip(-1)] if flips else [pixels]
                 encoded = [tokenizer.encode(view.to(tokenizer.device, tokenizer.dtype)).cpu() for view in views]

@@ -8,22 +8,19 @@
 The index is written last, everything goes to a temporary neighbor of the folder, and one rename makes the store appear.
 """
 
-import contextlib
 import hashlib
 import json
-import os
-import secrets
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genrefine.errors import GenrefineError
+from genrefine.files import appearing, sha256_of
 from genrefine.hbq import Layout
 
 FORMAT = "genrefine code store"
@@ -111,51 +108,55 @@ def check_sizes(folder: Path, index: StoreIndex) -> None:
 def check_hashes(folder: Path, index: StoreIndex, progress: Callable[[int, int], None] | None = None) -> None:
     """Refuse a store any byte of which has changed; reads every file."""
     total, done = sum(file.num_bytes for file in index.files), 0
+
+    def count(num_bytes: int) -> None:
+        nonlocal done
+        done += num_bytes
+        if progress is not None:
+            progress(done, total)
+
     for file in index.files:
-        digest = hashlib.sha256()
-        with open(folder / file.name, "rb") as stream:
-            while chunk := stream.read(1 << 22):
-                digest.update(chunk)
-                done += len(chunk)
-                if progress is not None:
-                    progress(done, total)
-        if digest.hexdigest() != file.sha256:
+        if sha256_of(folder / file.name, count) != file.sha256:
             raise GenrefineError(f"'{folder / file.name}' was altered (SHA-256 differs); encode the pictures again")
 
 
-class StoreWriter:
-    """Write a store under a temporary name; `finish` makes it appear, leaving the block before that discards it.
+@contextmanager
+def new_store(folder: Path, shard_bytes: int) -> Iterator["StoreWriter"]:
+    """Give a writer of a store that appears, whole, when the block ends; an error leaves nothing.
 
     Raises:
         GenrefineError: the folder exists and is not empty, or cannot be written.
     """
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise GenrefineError(f"'{folder}' exists already; delete it or choose another path")
+        with appearing(folder) as partial:
+            writer = StoreWriter(partial, shard_bytes)
+            try:
+                yield writer
+            finally:
+                writer.close()
+    except OSError as error:
+        raise GenrefineError(
+            f"cannot write the code store '{folder}' ({error.strerror}); choose another path"
+        ) from error
+
+
+class StoreWriter:
+    """Write the files of a store; `finish` is the last call."""
 
     def __init__(self, folder: Path, shard_bytes: int) -> None:
         self.folder, self.shard_bytes = folder, shard_bytes
-        self.partial = folder.with_name(f".{folder.name[:40]}.partial-{secrets.token_hex(4)}")
         self.files: list[StoredFile] = []
         self.bytes_per_item = self.shard_items = self.items_in_shard = 0
         self._stream: IO[bytes] | None = None
         self._digest = hashlib.sha256()
 
-    def __enter__(self) -> "StoreWriter":
-        try:
-            if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-                raise GenrefineError(f"'{self.folder}' exists already; delete it or choose another path")
-            self.partial.mkdir(parents=True)
-        except OSError as error:
-            raise self._unwritable(error) from error
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Let go of the file that is being written."""
         if self._stream is not None:
-            with contextlib.suppress(OSError):  # on a full disk, what is still buffered cannot be written either
+            with suppress(OSError):  # on a full disk, what is still buffered cannot be written either
                 self._stream.close()
-        shutil.rmtree(self.partial, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise self._unwritable(error) from error
 
     def add(self, packed: NDArray[np.uint8]) -> None:
         """Append items, one packed item a row."""
@@ -183,7 +184,7 @@ class StoreWriter:
         views: int,
         class_names: Sequence[str],
     ) -> None:
-        """Write labels, names and index, flush all to disk and move the folder to its place."""
+        """Write labels, names and, last, the index."""
         if self._stream is not None:
             self._close_shard()
         self._write("labels.bin", np.asarray(labels, dtype="<i4").tobytes())
@@ -201,13 +202,10 @@ class StoreWriter:
             files=tuple(self.files),
         )
         self._write("index.json", index.to_json().encode())
-        if self.folder.is_dir():
-            self.folder.rmdir()  # empty, as `__enter__` saw; Windows cannot rename onto a folder
-        os.replace(self.partial, self.folder)
 
     def _open_shard(self) -> None:
         name = f"codes-{len(self.files):05d}.bin"
-        self._stream = open(self.partial / name, "xb")  # noqa: SIM115 (closed by `_close_shard` or `__exit__`)
+        self._stream = open(self.folder / name, "xb")  # noqa: SIM115 (closed by `_close_shard` or `__exit__`)
         self._digest, self.items_in_shard = hashlib.sha256(), 0
 
     def _append(self, content: bytes) -> None:
@@ -217,22 +215,14 @@ class StoreWriter:
 
     def _close_shard(self) -> None:
         assert self._stream is not None
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
         self._stream.close()
         num_bytes = self.items_in_shard * self.bytes_per_item
         self.files.append(StoredFile(Path(self._stream.name).name, num_bytes, self._digest.hexdigest()))
         self._stream = None
 
     def _write(self, name: str, content: bytes) -> None:
-        with open(self.partial / name, "xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+        (self.folder / name).write_bytes(content)
         self.files.append(StoredFile(name, len(content), hashlib.sha256(content).hexdigest()))
-
-    def _unwritable(self, error: OSError) -> GenrefineError:
-        return GenrefineError(f"cannot write the code store '{self.folder}' ({error.strerror}); choose another path")
 
 
 def _digest_of_json(content: dict[str, Any]) -> str:

@@ -7,7 +7,6 @@ captions, and is refused where either is another one.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from genrefine.conditioning.text_encoder import TextEncoder, readable_prompt
 from genrefine.errors import GenrefineError
+from genrefine.files import replacing
 
 FILE = "embeddings.safetensors"
 FORMAT = "genrefine-text-1"
@@ -81,15 +81,10 @@ class TextStore:
             raise GenrefineError("text embeddings must be numbers within float16's range; use another text encoder")
         starts = torch.tensor([0, *(len(piece) for piece in pieces)]).cumsum(0)
         folder = Path(path)
-        temporary = folder / f".writing-{os.getpid()}"
         metadata = {"format": FORMAT, "encoder": encoder_fingerprint(encoder), "captions": _hash(table)}
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            try:
+            with replacing(folder / FILE) as temporary:
                 save_file({"embeddings": embeddings, "starts": starts}, temporary, metadata)
-                os.replace(temporary, folder / FILE)
-            finally:
-                temporary.unlink(missing_ok=True)
         except (OSError, SafetensorError) as error:
             raise GenrefineError(f"cannot write to {folder}: {error}; give a folder you may write to") from error
         return cls.open(folder, encoder, captions)

@@ -164,6 +164,14 @@ def _columns(names: str) -> str | list[str] | None:
     return None if not columns else columns[0] if len(columns) == 1 else columns
 
 
+def require_squares(settings: TokenizerRun | RefinerRun) -> None:
+    """Refuse buckets of sizes, which only text refiners know."""
+    if settings.data.buckets:
+        raise GenrefineError(
+            f"data.buckets must be empty but for text refiners; got {settings.data.buckets!r}; leave it out"
+        )
+
+
 def build_tokenizer(settings: TokenizerSettings) -> VisualTokenizer:
     """Make a tokenizer and, if asked, start it from the weights of another where names and shapes agree."""
     tokenizer = VisualTokenizer(**settings.arguments())

@@ -3,12 +3,11 @@
 They are written after everything else and compared before anything is loaded.
 """
 
-import hashlib
 import json
 from pathlib import Path
 
 from genrefine.errors import GenrefineError
-from genrefine.files import write_atomically
+from genrefine.files import sha256_of, write_atomically
 from genrefine.model_folder.encoder_folder import VOCABULARIES
 from genrefine.model_folder.read import read_json
 
@@ -19,7 +18,7 @@ def write_checksums(folder: Path) -> None:
     """Record size and SHA-256 of every weight file and vocabulary below a folder."""
     files = [path for path in folder.rglob("*") if path.suffix == ".safetensors" or path.name in VOCABULARIES]
     records = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
         for path in sorted(files)
     }
     write_atomically(folder / CHECKSUMS, (json.dumps(records, indent=2) + "\n").encode())
@@ -47,15 +46,7 @@ def verify_checksums(folder: Path) -> None:
                 f"weight file '{weights}' is {state}: expected {record['bytes']} bytes; got {size}; "
                 "fetch or save the model again"
             )
-        if _sha256(weights) != record["sha256"]:
+        if sha256_of(weights) != record["sha256"]:
             raise GenrefineError(
                 f"weight file '{weights}' is altered: its SHA-256 is not that recorded; fetch or save the model again"
             )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

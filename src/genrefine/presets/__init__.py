@@ -43,7 +43,7 @@ class Preset:
 
     def run(self, out: str | Path) -> Path:
         """Train, or continue, in ``out`` and return the folder of the result."""
-        from genrefine.experiments.class_run import run
+        from genrefine.experiments.run import run
 
         return run(self.settings, out, self.name)
 

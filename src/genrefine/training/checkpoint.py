@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from genrefine.errors import GenrefineError
+from genrefine.files import flush, write_atomically
 
 MAY_CHANGE = {"num_steps", "log_every", "preview_every", "save_every", "keep_checkpoints", "num_workers", "compile"}
 LOCK = ".lock"
@@ -51,7 +52,7 @@ def claim(out: Path, run: Mapping[str, Any]) -> FileLock:
         elif any(path.name != LOCK for path in out.iterdir()):
             raise GenrefineError(f"{out} holds files but no run.json; give an empty folder or that of an earlier run")
         lock.acquire()
-        write_atomically(record, text)
+        write_atomically(record, text.encode())
         return lock
     except Timeout as error:
         raise GenrefineError(
@@ -80,16 +81,6 @@ def _differences(a: Any, b: Any, path: str = "") -> list[str]:
     return [] if a == b else [path.rstrip(".")]
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that readers see the old or the new one and never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def save(accelerator: Accelerator, out: Path, step: int, keep: int) -> None:
     """Write the training state after ``step`` updates and remove all but the newest ``keep``."""
     folder = out / "checkpoints"
@@ -103,6 +94,9 @@ def save(accelerator: Accelerator, out: Path, step: int, keep: int) -> None:
         accelerator.save_state(str(temporary))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                flush(path)  # a rename must not come to the disk before what it names
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
         for old in _checkpoints(out)[:-keep]:
@@ -120,6 +114,7 @@ def publish(write: Callable[[Path], None], out: Path) -> None:
         for path in sorted(made, key=lambda path: path.suffix == ".json"):
             place = out / path.relative_to(temporary)
             place.parent.mkdir(parents=True, exist_ok=True)
+            flush(path)
             os.replace(path, place)
     shutil.rmtree(temporary, ignore_errors=True)
 
@@ -143,7 +138,7 @@ def forget_metrics_after(out: Path, step: int) -> None:
     path = out / "metrics.jsonl"
     if path.is_file():
         lines = path.read_text().splitlines(keepends=True)
-        write_atomically(path, "".join(line for line in lines if _step_of(line) <= step))
+        write_atomically(path, "".join(line for line in lines if _step_of(line) <= step).encode())
 
 
 def _step_of(line: str) -> float:
@@ -199,6 +194,12 @@ def load_newest(accelerator: Accelerator, out: Path) -> int:
             "remove it to continue from an older one"
         ) from error
     return int(states[-1].name.removeprefix("step-"))
+
+
+def newest_checkpoint(out: Path) -> Path | None:
+    """Return the folder of the newest training state, None without one."""
+    states = _checkpoints(out)
+    return states[-1] if states else None
 
 
 def _checkpoints(out: Path) -> list[Path]:

@@ -6,6 +6,7 @@ checkpoint and gives the weights of a run that was never interrupted: item order
 the update's number only.
 """
 
+import io
 import json
 import signal
 import time
@@ -27,6 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from genrefine.errors import GenrefineError
+from genrefine.files import write_atomically
 from genrefine.training.arithmetic import arithmetic_of
 from genrefine.training.checkpoint import (
     claim,
@@ -34,6 +36,7 @@ from genrefine.training.checkpoint import (
     keep_adapters_only,
     kept_weights,
     load_newest,
+    newest_checkpoint,
     publish,
     recorded_setting,
     save,
@@ -179,6 +182,7 @@ def _train(task: Task, settings: TrainingSettings, out: Path, description: Mappi
                 log.items += len(batch if isinstance(batch, Tensor) else batch[0]) * accelerator.num_processes
                 with accelerator.accumulate(*networks.values()):
                     for update in task.updates(stepped, batch, torch.Generator().manual_seed(seed)):
+                        _require_finite_loss(update, step, out)
                         accelerator.backward(update.loss)
                         network, optimizer = networks[update.network], optimizers[update.network]
                         if settings.clip_norm and accelerator.sync_gradients:
@@ -191,6 +195,7 @@ def _train(task: Task, settings: TrainingSettings, out: Path, description: Mappi
             log.advance(step)
             last = step == settings.num_steps or interrupt.requested
             if step % settings.save_every == 0 or last:
+                _require_finite_weights(task.networks, step, out)
                 # The result first: a run that ends between the two makes it again, as its checkpoint is older.
                 if accelerator.is_main_process:
                     with averaged:
@@ -219,6 +224,31 @@ def _precision(settings: TrainingSettings, out: Path) -> Any:
         state.print(f"training in {arithmetic}; training.mixed_precision=no or bf16 decides otherwise")
         chosen = [arithmetic.autocast]
     return broadcast_object_list(chosen)[0]
+
+
+def _require_finite_loss(update: Update, step: int, out: Path) -> None:
+    """Refuse a loss that is no number, before it reaches the weights."""
+    if not bool(torch.isfinite(update.loss)):
+        raise GenrefineError(
+            f"the loss of the {update.network} must be a number; got {update.loss.item()} in update {step + 1}, which "
+            f"was not made; {_newest_of(out)}; lower training.learning_rate, or look at the data"
+        )
+
+
+def _require_finite_weights(networks: Mapping[str, nn.Module], step: int, out: Path) -> None:
+    """Refuse weights that are no numbers, before they take the place of good ones on disk."""
+    for name, network in networks.items():
+        for weight, value in network.named_parameters():
+            if not bool(torch.isfinite(value).all()):
+                raise GenrefineError(
+                    f"weights must be numbers; '{weight}' of the {name} is not after update {step}, which was not "
+                    f"saved; {_newest_of(out)}; lower training.learning_rate"
+                )
+
+
+def _newest_of(out: Path) -> str:
+    saved = newest_checkpoint(out)
+    return f"the last good state is {saved}" if saved else "nothing was saved yet"
 
 
 class _Averaged:
@@ -258,7 +288,7 @@ class _Log:
             mininterval=1.0,
             dynamic_ncols=True,
         )
-        self.sums: dict[str, tuple[Tensor | float, int]] = {}
+        self.sums: dict[str, tuple[Tensor, Tensor]] = {}
         self.since, self.items = time.perf_counter(), 0
 
     def __enter__(self) -> "_Log":
@@ -270,10 +300,10 @@ class _Log:
     def add(self, scalars: Mapping[str, Tensor | float]) -> None:
         """Take the scalars of one loss; NaN entries stand for nothing seen and are left out."""
         for name, value in scalars.items():
-            total, count = self.sums.get(name, (0.0, 0))
-            value = value.detach() if isinstance(value, Tensor) else value
-            if value == value:
-                self.sums[name] = (total + value, count + 1)
+            value = torch.as_tensor(value).detach().float()
+            total, count = self.sums.get(name, (torch.zeros_like(value), torch.zeros_like(value)))
+            seen = ~value.isnan()  # stays on the device: a look at each scalar would wait for it
+            self.sums[name] = (total + value.nan_to_num(0.0), count + seen)
 
     def advance(self, step: int) -> None:
         """Count one update and report when it is time."""
@@ -281,9 +311,7 @@ class _Log:
         if step % self.settings.log_every and step != self.settings.num_steps:
             return
         seconds = time.perf_counter() - self.since
-        means = {name: float(total) / count for name, (total, count) in self.sums.items() if count}
-        if "loss" in means and not means["loss"] == means["loss"]:
-            raise GenrefineError(f"the loss became NaN before update {step}; lower training.learning_rate")
+        means = {name: float(total / count) for name, (total, count) in self.sums.items() if count}
         means["items_per_second"] = self.items / seconds
         self.bar.set_postfix({k: f"{means[k]:.4g}" for k in (*self.shown, "items_per_second") if k in means})
         if self.accelerator.is_main_process:
@@ -296,9 +324,9 @@ class _Log:
         """Keep a preview as PNG and show it to the trackers."""
         if image is None:
             return
-        folder = self.out / "previews"
-        folder.mkdir(exist_ok=True)
-        image.save(folder / f"step-{step:07d}.png")
+        with io.BytesIO() as stream:
+            image.save(stream, "PNG")
+            write_atomically(self.out / "previews" / f"step-{step:07d}.png", stream.getvalue())
         for tracker in self.accelerator.trackers:
             import numpy as np
 
