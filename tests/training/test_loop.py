@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file
 
 from genrefine import GenrefineError
 from genrefine.corruption import LogitNormalSignal
+from genrefine.training.averages import load_averages
 from genrefine.training.checkpoint import claim
 from genrefine.training.discriminator import PatchDiscriminator
 from genrefine.training.loop import Update, train
@@ -199,12 +201,56 @@ def test_a_run_older_than_a_setting_goes_on_while_the_setting_is_empty(tmp_path:
         claim(tmp_path, {"data": {"buckets": ""}})
 
 
-def test_damaged_training_state_is_named(tmp_path: Path) -> None:
-    train(refiner_task(), replace(SETTINGS, num_steps=3), tmp_path)
-    state = next((tmp_path / "checkpoints").glob("step-*")) / "model.safetensors"
-    state.write_bytes(state.read_bytes()[:100])
+def test_a_damaged_state_is_named_and_the_one_before_it_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(refiner_task(), SETTINGS, tmp_path / "whole")
+    train(refiner_task(), replace(SETTINGS, num_steps=5, save_every=2), tmp_path / "run")
+    _, newest = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    state = newest / "optimizer.bin"
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 1
+    state.write_bytes(content)
+    assert train(refiner_task(), SETTINGS, tmp_path / "run") == 6
+    assert f"{newest} is damaged (optimizer.bin)" in capsys.readouterr().out
+    one, other = weights(tmp_path / "whole", "refiner"), weights(tmp_path / "run", "refiner")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    for state in (tmp_path / "run" / "checkpoints").iterdir():
+        (state / "model.safetensors").write_bytes(b"")
+    with pytest.raises(GenrefineError, match=r"all training states .* are damaged"):
+        train(refiner_task(), replace(SETTINGS, num_steps=9), tmp_path / "run")
+
+
+class _Code:
+    """A pickle that makes a file when it is read unrestricted."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_states_of_version_0_1_0_continue_and_their_pickles_run_nothing(tmp_path: Path) -> None:
+    train(refiner_task(), SETTINGS, tmp_path / "whole")
+    train(refiner_task(), replace(SETTINGS, num_steps=3), tmp_path / "run")
+    state = next((tmp_path / "run" / "checkpoints").iterdir())
+    (state / "hashes.json").unlink()
+    ema = EMAModel(list(tiny_refiner().parameters()))
+    load_averages(ema, state)
+    (state / "averages.safetensors").unlink()
+    torch.save(ema.state_dict(), state / "custom_checkpoint_0.pkl")  # what accelerate wrote for that version
+    assert train(refiner_task(), SETTINGS, tmp_path / "run") == 6
+    one, other = weights(tmp_path / "whole", "refiner"), weights(tmp_path / "run", "refiner")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not list(tmp_path.rglob("custom_checkpoint*"))
+
+    for newest in (tmp_path / "run" / "checkpoints").iterdir():
+        (newest / "hashes.json").unlink(missing_ok=True)
+        torch.save({"shadow_params": _Code(tmp_path / "ran")}, newest / "custom_checkpoint_0.pkl")
     with pytest.raises(GenrefineError, match="cannot load the training state"):
-        train(refiner_task(), SETTINGS, tmp_path)
+        train(refiner_task(), replace(SETTINGS, num_steps=9), tmp_path / "run")
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize(

@@ -14,16 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from genrefine.errors import GenrefineError
-from genrefine.files import flush, write_atomically
+from genrefine.files import flush, sha256_of, write_atomically
+from genrefine.training.averages import forget_pickle, load_averages, save_averages
 
 MAY_CHANGE = {"num_steps", "log_every", "preview_every", "save_every", "keep_checkpoints", "num_workers", "compile"}
 LOCK = ".lock"
+HASHES = "hashes.json"
 
 
 def claim(out: Path, run: Mapping[str, Any]) -> FileLock:
@@ -81,7 +84,7 @@ def _differences(a: Any, b: Any, path: str = "") -> list[str]:
     return [] if a == b else [path.rstrip(".")]
 
 
-def save(accelerator: Accelerator, out: Path, step: int, keep: int) -> None:
+def save(accelerator: Accelerator, out: Path, step: int, keep: int, ema: EMAModel) -> None:
     """Write the training state after ``step`` updates and remove all but the newest ``keep``."""
     folder = out / "checkpoints"
     final, temporary = folder / f"step-{step:07d}", folder / f".writing-{step:07d}"
@@ -92,11 +95,16 @@ def save(accelerator: Accelerator, out: Path, step: int, keep: int) -> None:
     accelerator.wait_for_everyone()
     with _whole_or_nothing(temporary, "a checkpoint"):
         accelerator.save_state(str(temporary))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            save_averages(ema, temporary)
+            files = sorted(path for path in temporary.rglob("*") if path.is_file())
+            hashes = {path.relative_to(temporary).as_posix(): sha256_of(path) for path in files}
+            write_atomically(temporary / HASHES, json.dumps(hashes, indent=1).encode())
+            for path in files:
+                flush(path)  # a rename must not come to the disk before what it names
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        for path in temporary.rglob("*"):
-            if path.is_file():
-                flush(path)  # a rename must not come to the disk before what it names
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
         for old in _checkpoints(out)[:-keep]:
@@ -181,19 +189,47 @@ def keep_adapters_only(accelerator: Accelerator) -> None:
     accelerator.register_load_state_pre_hook(read)
 
 
-def load_newest(accelerator: Accelerator, out: Path) -> int:
-    """Load the newest training state and return how many updates it has seen; 0 without one."""
+def load_newest(accelerator: Accelerator, out: Path, ema: EMAModel) -> int:
+    """Load the newest whole training state and return how many updates it has seen; 0 without any state.
+
+    Raises:
+        GenrefineError: there are states, and none of them is whole.
+    """
     states = _checkpoints(out)
-    if not states:
-        return 0
+    for state in reversed(states):
+        damaged = damaged_file(state)
+        if damaged:
+            accelerator.print(f"{state} is damaged ({damaged}); continuing from the state before it")
+            continue
+        try:
+            if accelerator.is_main_process:
+                forget_pickle(state)
+            accelerator.wait_for_everyone()
+            accelerator.load_state(str(state))
+            load_averages(ema, state)
+        except Exception as error:
+            raise GenrefineError(
+                f"cannot load the training state {state} ({type(error).__name__}); "
+                "remove it to continue from an older one"
+            ) from error
+        return int(state.name.removeprefix("step-"))
+    if states:
+        raise GenrefineError(f"all training states in {out / 'checkpoints'} are damaged; give another folder")
+    return 0
+
+
+def damaged_file(state: Path) -> str:
+    """Return the name of a file of a training state that is missing or altered; nothing if all are as they were.
+
+    States of version 0.1.0 recorded no hashes and pass.
+    """
     try:
-        accelerator.load_state(str(states[-1]))
-    except Exception as error:
-        raise GenrefineError(
-            f"cannot load the training state {states[-1]} ({type(error).__name__}); "
-            "remove it to continue from an older one"
-        ) from error
-    return int(states[-1].name.removeprefix("step-"))
+        hashes = json.loads((state / HASHES).read_text())
+        return next((n for n, h in hashes.items() if not (state / n).is_file() or sha256_of(state / n) != h), "")
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, AttributeError):
+        return HASHES
 
 
 def newest_checkpoint(out: Path) -> Path | None:

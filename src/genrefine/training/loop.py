@@ -30,6 +30,7 @@ from tqdm.auto import tqdm
 from genrefine.errors import GenrefineError
 from genrefine.files import write_atomically
 from genrefine.training.arithmetic import arithmetic_of
+from genrefine.training.averages import AveragedWeights
 from genrefine.training.checkpoint import (
     claim,
     forget_metrics_after,
@@ -147,9 +148,8 @@ def _train(task: Task, settings: TrainingSettings, out: Path, description: Mappi
     kept = kept_weights(task.networks[main])
     ema = EMAModel(kept, decay=settings.ema_decay, foreach=True)
     ema.to(accelerator.device)
-    accelerator.register_for_checkpointing(ema)
     keep_adapters_only(accelerator)
-    done = load_newest(accelerator, out)
+    done = load_newest(accelerator, out, ema)
     if accelerator.is_main_process:
         forget_metrics_after(out, done)
     if done:
@@ -168,7 +168,7 @@ def _train(task: Task, settings: TrainingSettings, out: Path, description: Mappi
     if accelerator.log_with:
         accelerator.init_trackers("logs", init_kwargs={"tensorboard": {"purge_step": done + 1}})
     log = _Log(out, accelerator, settings, done, task.shown)
-    averaged = _Averaged(ema, task.networks[main], kept)
+    averaged = AveragedWeights(ema, task.networks[main], kept)
     with _Interrupt() as interrupt, log:
         step = done
         while step < settings.num_steps:
@@ -200,7 +200,7 @@ def _train(task: Task, settings: TrainingSettings, out: Path, description: Mappi
                 if accelerator.is_main_process:
                     with averaged:
                         publish(partial(task.save, accelerator.unwrap_model(networks[main])), out)
-                save(accelerator, out, step, settings.keep_checkpoints)
+                save(accelerator, out, step, settings.keep_checkpoints, ema)
             # Drawing may take minutes, which nobody who interrupts wants to wait for.
             is_shown = step % settings.preview_every == 0 or step == settings.num_steps
             if accelerator.is_main_process and is_shown and not interrupt.requested:
@@ -249,22 +249,6 @@ def _require_finite_weights(networks: Mapping[str, nn.Module], step: int, out: P
 def _newest_of(out: Path) -> str:
     saved = newest_checkpoint(out)
     return f"the last good state is {saved}" if saved else "nothing was saved yet"
-
-
-class _Averaged:
-    """Lend the averaged weights to the network for a while."""
-
-    def __init__(self, ema: EMAModel, network: nn.Module, kept: list[nn.Parameter]) -> None:
-        self.ema, self.network, self.kept = ema, network, kept
-
-    def __enter__(self) -> None:
-        self.ema.store(self.kept)
-        self.ema.copy_to(self.kept)
-        self.network.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self.ema.restore(self.kept)
-        self.network.train()
 
 
 def _trackers() -> list[str] | None:
