@@ -175,7 +175,7 @@ def test_a_run_whose_base_changed_does_not_continue(place: Path, tmp_path: Path)
         ({"lora.rank": "2", "refiner.start": ""}, "trained weights"),
         ({"lora.rank": "2", "refiner.width": "32", "refiner.depth": "3"}, "refiner.width=16 refiner.depth=2"),
         ({"lora.rank": "-1"}, "at least 0"),
-        ({"lora.rank": "2", "lora.scale": "0"}, r"lora\.scale not 0"),
+        ({"lora.rank": "2", "lora.scale": "0"}, r"lora.scale must not be 0"),
         ({"lora.scale": "2"}, r"set lora\.rank"),
         ({"lora.parts": "attention"}, r"set lora\.rank"),
         ({"lora.rank": "2", "refiner.start": "nowhere"}, "folder of a trained refiner"),

@@ -225,10 +225,10 @@ def test_texts_of_other_captions_are_refused_and_an_unfinished_store_is_made_ane
         ({"data__buckets": ","}, "at least one bucket"),
         ({"data__source": "", "data__buckets": "1"}, "data.buckets sorts pictures; got '1' without data.source"),
         ({"clips__batch_size": "3", "training__gradient_accumulation": "2"}, "clips.batch_size must be a multiple"),
-        ({"clips__share": "1"}, "clips.share must lie between 0 and 1; got 1"),
+        ({"clips__share": "1"}, "clips.share must be above 0 and below 1; got 1"),
         ({"clips__batch_size": "-1"}, "must be at least 0"),
         ({"refiner__attention": "prefix"}, "prefix attention takes no first frame"),
-        ({"loss__caption_dropout": "2"}, "loss.caption_dropout must lie in"),
+        ({"loss__caption_dropout": "2"}, "loss.caption_dropout must be at least 0 and at most 1"),
     ],
 )
 def test_wrong_requests_are_one_line(place: Path, tmp_path: Path, changes: dict[str, str], message: str) -> None:

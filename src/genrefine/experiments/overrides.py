@@ -12,6 +12,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from genrefine.errors import GenrefineError
 
+MAX_CHARACTERS = 1000  # of a number or a list of numbers
+
 
 def override(settings: Any, changes: Mapping[str, str]) -> Any:
     """Return ``settings`` with each dotted name set to its parsed value.
@@ -44,6 +46,8 @@ def _set(settings: Any, path: list[str], text: str, name: str) -> Any:
 
 def parse(text: str, kind: Any, name: str) -> Any:
     """Parse ``text`` as a value of the annotated type ``kind``."""
+    if len(text) > MAX_CHARACTERS and kind is not str:
+        raise GenrefineError(f"{name} must be short; got {len(text)} characters")
     expected = getattr(kind, "__name__", str(kind)).removeprefix("typing.")
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
@@ -72,7 +76,7 @@ def parse(text: str, kind: Any, name: str) -> Any:
             if Ellipsis not in get_args(kind) and len(items) != len(inner):
                 raise GenrefineError(f"{name} must have {len(inner)} values; got {text!r}")
             return tuple(items)
-    except (ValueError, SyntaxError, TypeError) as error:
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         if isinstance(error, GenrefineError):
             raise
         raise GenrefineError(f"{name} must be {expected}; got {text!r}") from error

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from genrefine.errors import GenrefineError
 from genrefine.resolutions import ASPECT_RATIOS
+from genrefine.training.ranges import check_ranges, number
 from genrefine.training.settings import TrainingSettings
 from genrefine.training.tokenizer_parts import Trained
 
@@ -33,7 +34,7 @@ class DataSettings:
     source: str
     split: str = ""
     heldout: str = ""
-    size: int = 64
+    size: int = number(64, at_least=1, at_most=8192)
     buckets: str = ""
     image_column: str = "image"
     label_column: str = ""
@@ -41,6 +42,9 @@ class DataSettings:
     only: str = ""
     balance: str = ""
     on_error: Literal["raise", "skip"] = "raise"
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "data")
 
     def where(self) -> dict[str, str]:
         """Return ``only`` as a mapping."""
@@ -81,22 +85,19 @@ class ClipSettings:
     source: str = ""
     split: str = ""
     heldout: str = ""
-    num_frames: int = 17
-    size: int = 64
-    frames_per_second: float = 0.0
+    num_frames: int = number(17, at_least=1, at_most=10_000)
+    size: int = number(64, at_least=1, at_most=8192)
+    frames_per_second: float = number(0.0, at_least=0, at_most=1000)
     video_column: str = "video"
     caption_column: str = ""
     label_column: str = ""
     only: str = ""
     on_error: Literal["raise", "skip"] = "raise"
-    share: float = 0.25
-    batch_size: int = 0
+    share: float = number(0.25, above=0, below=1)
+    batch_size: int = number(0, at_least=0, at_most=10**6)
 
     def __post_init__(self) -> None:
-        if self.source and not 0 < self.share < 1:
-            raise GenrefineError(f"clips.share must lie between 0 and 1; got {self.share}; leave clips.source empty")
-        if self.batch_size < 0 or self.frames_per_second < 0:
-            raise GenrefineError("clips.batch_size and clips.frames_per_second must be at least 0")
+        check_ranges(self, "clips")
 
     def where(self) -> dict[str, str]:
         """Return ``only`` as a mapping."""
@@ -119,18 +120,21 @@ class TokenizerSettings:
     what is not taken is reported.
     """
 
-    latent_dim: int = 16
-    rounds: int = 4
+    latent_dim: int = number(16, at_least=1, at_most=4096)
+    rounds: int = number(4, at_least=1, at_most=16)
     layout: Literal["bit", "index"] = "bit"
-    encoder_width: int = 160
-    decoder_width: int = 256
-    channel_multipliers: tuple[int, ...] = (1, 2, 4, 4)
-    num_blocks: int = 2
+    encoder_width: int = number(160, at_least=1, at_most=2**16)
+    decoder_width: int = number(256, at_least=1, at_most=2**16)
+    channel_multipliers: tuple[int, ...] = number((1, 2, 4, 4), at_least=1, at_most=64)
+    num_blocks: int = number(2, at_least=1, at_most=64)
     temporal_downsample: tuple[bool, ...] = (False, True, True)
-    temporal_kernel: int = 3
-    encoder_outputs: int = 1
+    temporal_kernel: int = number(3, at_least=1, at_most=15)
+    encoder_outputs: int = number(1, at_least=1, at_most=2)
     bounded: bool = True
     start: str = ""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "tokenizer")
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of the network."""
@@ -153,17 +157,20 @@ class TokenizerLoss:
         flip: mirror every other picture.
     """
 
-    rounds: tuple[int, ...] = ()
-    pixel: float = 1.0
-    perceptual: float = 1.0
-    adversarial: float = 0.3
-    motion: float = 0.0
-    discriminator_width: int = 64
-    discriminator_layers: int = 3
+    rounds: tuple[int, ...] = number((), at_least=1, at_most=16)
+    pixel: float = number(1.0, at_least=0, at_most=10**6)
+    perceptual: float = number(1.0, at_least=0, at_most=10**6)
+    adversarial: float = number(0.3, at_least=0, at_most=10**6)
+    motion: float = number(0.0, at_least=0, at_most=10**6)
+    discriminator_width: int = number(64, at_least=1, at_most=2**16)
+    discriminator_layers: int = number(3, at_least=1, at_most=16)
     extractor: str = "efficientnet-lite0"
     train_encoder: Trained = "true"
     train_decoder: Trained = "true"
     flip: bool = True
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "loss")
 
 
 @dataclass(frozen=True)
@@ -175,14 +182,17 @@ class RefinerSettings:
     rounds keep the weights of the rounds that both know.
     """
 
-    width: int = 768
-    depth: int = 12
-    num_heads: int = 12
-    bottleneck: int = 128
-    in_context_tokens: int = 32
-    in_context_start: int = 4
-    mlp_ratio: float = 4.0
+    width: int = number(768, at_least=1, at_most=2**16)
+    depth: int = number(12, at_least=1, at_most=1024)
+    num_heads: int = number(12, at_least=1, at_most=1024)
+    bottleneck: int = number(128, at_least=1, at_most=2**16)
+    in_context_tokens: int = number(32, at_least=0, at_most=4096)
+    in_context_start: int = number(4, at_least=0, at_most=1024)
+    mlp_ratio: float = number(4.0, above=0, at_most=64)
     start: str = ""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "refiner")
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of the network."""
@@ -199,10 +209,13 @@ class RefinerLoss:
         label_dropout: share of labels replaced by the null class.
     """
 
-    signal_mean: float = -0.8
-    signal_std: float = 0.8
-    signal_shift: float = 1.0
-    label_dropout: float = 0.1
+    signal_mean: float = number(-0.8, at_least=-100, at_most=100)
+    signal_std: float = number(0.8, at_least=0, at_most=100)
+    signal_shift: float = number(1.0, above=0, at_most=10**6)
+    label_dropout: float = number(0.1, at_least=0, at_most=1)
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "loss")
 
 
 @dataclass(frozen=True)
@@ -213,13 +226,16 @@ class TextRefinerSettings:
     is not taken is reported. Bit codes of other rounds keep the weights of the rounds that both know.
     """
 
-    width: int = 320
-    depth: int = 8
-    num_heads: int = 5
-    mlp_width: int = 1280
-    num_kv_heads: int | None = None
+    width: int = number(320, at_least=1, at_most=2**16)
+    depth: int = number(8, at_least=1, at_most=1024)
+    num_heads: int = number(5, at_least=1, at_most=1024)
+    mlp_width: int = number(1280, at_least=1, at_most=2**18)
+    num_kv_heads: int | None = number(None, at_least=1, at_most=1024)
     attention: Literal["joint", "prefix"] = "joint"
     start: str = ""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "refiner")
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of the network."""
@@ -242,15 +258,18 @@ class TextLoss:
         batching: "packed" or "padded", see `genrefine.refiner.packing`.
     """
 
-    signal_mean: float = -1.3
-    signal_std: float = 1.3
-    signal_shift: float = 1.0
-    caption_dropout: float = 0.1
-    first_caption_share: float = 0.5
-    first_frame_share: float = 0.25
-    token_exponent: float = 0.5
+    signal_mean: float = number(-1.3, at_least=-100, at_most=100)
+    signal_std: float = number(1.3, at_least=0, at_most=100)
+    signal_shift: float = number(1.0, above=0, at_most=10**6)
+    caption_dropout: float = number(0.1, at_least=0, at_most=1)
+    first_caption_share: float = number(0.5, at_least=0, at_most=1)
+    first_frame_share: float = number(0.25, at_least=0, at_most=1)
+    token_exponent: float = number(0.5, at_least=-10, at_most=10)
     signal: Literal["nominal", "realized"] = "nominal"
     batching: Literal["packed", "padded"] = "packed"
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "loss")
 
 
 @dataclass(frozen=True)
@@ -263,13 +282,14 @@ class LoraSettings:
         parts: "blocks" adapts every linear layer of the blocks, "attention" those of attention only.
     """
 
-    rank: int = 0
-    scale: float = 1.0
+    rank: int = number(0, at_least=0, at_most=2**16)
+    scale: float = number(1.0, at_least=-(10**6), at_most=10**6)
     parts: Literal["attention", "blocks"] = "blocks"
 
     def __post_init__(self) -> None:
-        if self.rank < 0 or not self.scale:
-            raise GenrefineError(f"lora.rank must be at least 0 and lora.scale not 0; got {self.rank}, {self.scale}")
+        check_ranges(self, "lora")
+        if not self.scale:
+            raise GenrefineError("lora.scale must not be 0, which would leave the adapter without effect; got 0")
         if not self.rank and (self.scale, self.parts) != (1.0, "blocks"):
             raise GenrefineError("lora.scale and lora.parts need an adapter; set lora.rank, 8 for instance")
 
@@ -278,11 +298,14 @@ class LoraSettings:
 class SamplerDefaults:
     """Sampling defaults that are saved with the trained pipeline; see `genrefine.RefinementSampler`."""
 
-    num_inference_steps: int = 50
-    guidance_scale: float = 2.35
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    temperature: float = 1.0
+    num_inference_steps: int = number(50, at_least=1, at_most=10**6)
+    guidance_scale: float = number(2.35, at_least=-1000, at_most=1000)
+    guidance_interval: tuple[float, float] = number((0.0, 1.0), at_least=0, at_most=1)
+    temperature: float = number(1.0, above=0, at_most=10**6)
     kernel: Literal["refresh", "exact"] = "refresh"
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "sampler")
 
 
 @dataclass(frozen=True)
@@ -310,7 +333,7 @@ class RefinerRun:
 
     data: DataSettings = field(default_factory=lambda: DataSettings(source=""))
     tokenizer: str = ""
-    rounds: int = 0
+    rounds: int = number(0, at_least=0, at_most=16)
     codes: Literal["store", "pixels"] = "store"
     flip: bool = True
     refiner: RefinerSettings = RefinerSettings()
@@ -318,6 +341,9 @@ class RefinerRun:
     loss: RefinerLoss = RefinerLoss()
     sampler: SamplerDefaults = SamplerDefaults()
     training: TrainingSettings = field(default_factory=TrainingSettings)
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -339,9 +365,9 @@ class TextRun:
     data: DataSettings = field(default_factory=lambda: DataSettings(source=""))
     clips: ClipSettings = ClipSettings()
     tokenizer: str = ""
-    rounds: int = 0
+    rounds: int = number(0, at_least=0, at_most=16)
     text_encoder: str = ""
-    max_tokens: int = 64
+    max_tokens: int = number(64, at_least=1, at_most=10**5)
     flip: bool = False
     preview: str = ""
     refiner: TextRefinerSettings = TextRefinerSettings()
@@ -349,3 +375,6 @@ class TextRun:
     loss: TextLoss = TextLoss()
     sampler: SamplerDefaults = SamplerDefaults()
     training: TrainingSettings = field(default_factory=TrainingSettings)
+
+    def __post_init__(self) -> None:
+        check_ranges(self)

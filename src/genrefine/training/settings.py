@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from genrefine.errors import GenrefineError
+from genrefine.training.ranges import check_ranges, number
 
 
 @dataclass(frozen=True)
@@ -32,42 +33,34 @@ class TrainingSettings:
         num_workers: processes that load data; 0 loads in the main process.
     """
 
-    num_steps: int = 1000
-    batch_size: int = 64
-    gradient_accumulation: int = 1
+    num_steps: int = number(1000, at_least=1, at_most=10**9)
+    batch_size: int = number(64, at_least=1, at_most=10**6)
+    gradient_accumulation: int = number(1, at_least=1, at_most=10**6)
     optimizer: Literal["adamw", "muon"] = "adamw"
-    learning_rate: float = 1e-4
-    warmup_steps: int = 100
+    learning_rate: float = number(1e-4, above=0, at_most=10**6)
+    warmup_steps: int = number(100, at_least=0, at_most=10**9)
     decay: Literal["constant", "cosine", "trapezoid"] = "constant"
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
-    ema_decay: float = 0.9999
+    betas: tuple[float, float] = number((0.9, 0.95), at_least=0, below=1)
+    weight_decay: float = number(0.0, at_least=0, at_most=100)
+    clip_norm: float = number(1.0, at_least=0, at_most=10**9)
+    ema_decay: float = number(0.9999, at_least=0, below=1)
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     gradient_checkpointing: bool = False
     compile: bool = False
-    seed: int = 0
-    log_every: int = 20
-    preview_every: int = 500
-    save_every: int = 500
-    keep_checkpoints: int = 2
-    num_workers: int = 0
+    seed: int = number(0, at_least=0, at_most=2**32 - 1)
+    log_every: int = number(20, at_least=1, at_most=10**9)
+    preview_every: int = number(500, at_least=1, at_most=10**9)
+    save_every: int = number(500, at_least=1, at_most=10**9)
+    keep_checkpoints: int = number(2, at_least=1, at_most=10**9)
+    num_workers: int = number(0, at_least=0, at_most=1024)
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "gradient_accumulation", "log_every", "preview_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise GenrefineError(f"training.{name} must be at least 1; got {getattr(self, name)}")
+        check_ranges(self, "training")
         if self.batch_size % self.gradient_accumulation:
             raise GenrefineError(
                 f"training.batch_size must be a multiple of gradient_accumulation {self.gradient_accumulation}; "
                 f"got {self.batch_size}"
             )
-        if self.keep_checkpoints < 1:
-            raise GenrefineError(f"training.keep_checkpoints must be at least 1; got {self.keep_checkpoints}")
-        if not 0 <= self.ema_decay < 1:
-            raise GenrefineError(f"training.ema_decay must lie in [0, 1); got {self.ema_decay}")
-        if self.learning_rate <= 0:
-            raise GenrefineError(f"training.learning_rate must be positive; got {self.learning_rate}")
 
     def rate(self, step: int) -> float:
         """Return the learning rate of update ``step`` as a share of the peak."""
