@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from genrefine.data import clip_decoding
-from genrefine.data.clip_decoding import ClipDecoder, Shot
+from genrefine.data import films as films_module
+from genrefine.data.clip_decoding import ClipDecoder
+from genrefine.data.films import Shot
 from genrefine.errors import GenrefineError
 
 VIDEOS = ["mp4", "webm", "mkv", "avi"]
@@ -54,8 +55,10 @@ class NumberedFilm:
     """Frames of one rate, as numbers."""
 
     def __init__(self, num_frames: int, rate: Fraction) -> None:
-        self.num_frames, self.rate = num_frames, rate
-        self.duration = num_frames / rate
+        self.num_frames, self.rate, self.duration = num_frames, rate, num_frames / rate
+
+    def times(self) -> tuple[list[Fraction], Fraction]:
+        return [j / self.rate for j in range(self.num_frames)], self.num_frames / self.rate
 
     def shots(self, start: Fraction):
         for j in range(self.num_frames):
@@ -82,8 +85,8 @@ def test_any_rates_give_what_shows_at_each_time(num_film, film_rate, num_frames,
 def test_a_clip_from_the_middle_of_a_long_video_is_found_by_seeking(monkeypatch: pytest.MonkeyPatch):
     content = video(60, 30, "mp4")  # one key frame in each 12 frames would be usual; here only the first is sure
     decoded = []
-    original = clip_decoding._to_image
-    monkeypatch.setattr(clip_decoding, "_to_image", lambda frame: decoded.append(frame) or original(frame))
+    original = films_module._to_image
+    monkeypatch.setattr(films_module, "_to_image", lambda frame: decoded.append(frame) or original(frame))
     found = ClipDecoder(9, None, frames_per_second=15, segment="middle").frames(content, "x")
     assert numbers_of(found) == list(range(21, 39, 2))
     assert len(decoded) == 9  # no other frame is turned to a picture
@@ -91,8 +94,8 @@ def test_a_clip_from_the_middle_of_a_long_video_is_found_by_seeking(monkeypatch:
 
 def test_no_more_is_decoded_than_needed(monkeypatch: pytest.MonkeyPatch):
     seen = []
-    original = clip_decoding._Film._check
-    monkeypatch.setattr(clip_decoding._Film, "_check", lambda *size: seen.append(size) or original(*size))
+    original = films_module.Film._check
+    monkeypatch.setattr(films_module.Film, "_check", lambda *size: seen.append(size) or original(*size))
     ClipDecoder(5, None).frames(video(60, 30, "webm"), "x")
     assert len(seen) <= 7  # the header, five frames and one that ends the fifth
 
@@ -150,7 +153,7 @@ def test_a_video_is_turned_upright(tmp_path: Path):
 @pytest.mark.parametrize("kind", ["mp4", "webp"])
 def test_large_films_are_refused_by_their_header(kind: str, monkeypatch: pytest.MonkeyPatch):
     content = film(kind, 3)
-    monkeypatch.setattr(clip_decoding._Film, "shots", lambda *_: pytest.fail("something was decoded"))
+    monkeypatch.setattr(films_module.Film, "shots", lambda *_: pytest.fail("something was decoded"))
     with pytest.raises(GenrefineError, match=r"clip 'big' has more than 0.0005 megapixels; reduce it first"):
         ClipDecoder(3, max_pixels=500).frames(content, "big")
 

@@ -5,18 +5,13 @@ at a time a and has frame k from the time a + k / f: the last one with `s_j <= a
 or left out and never mixed. Without f a clip is n neighboring frames. Times are exact fractions, and a millisecond
 late counts as in time, as most films round to milliseconds (33, 67, 100 are 30 frames a second).
 
-Films are read one frame at a time, from the last key frame before a to the last frame needed, and each needed frame is
-cropped and resized at once: memory is that of the clip and of two frames of the film. PyAV reads videos; Pillow reads
-moving pictures (WebP, GIF, APNG), as FFmpeg up to 8.0 cannot read animated WebP.
+Films (`genrefine.data.films`) are read one frame at a time, from the last key frame before a to the last frame needed,
+and each needed frame is cropped and resized at once: memory is that of the clip and of two frames of the film.
 """
 
-import io
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,30 +19,14 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from genrefine.data.decoding import MAX_PIXELS, PictureDecoder, open_picture
+from genrefine.data.decoding import MAX_PIXELS, PictureDecoder
+from genrefine.data.films import Film
 from genrefine.errors import GenrefineError
 from genrefine.media.pixels import from_uint8
 
 SEGMENTS = ("first", "middle")
 SHORT = ("raise", "hold")
-MOVING_PICTURES = (b"RIFF", b"GIF8", b"\x89PNG")
-CONTAINERS = "mov,matroska,avi,mpeg,mpegts,mpegvideo,ogg,asf,flv"
-"""Kinds of files that PyAV may open; others, such as playlists, could name files elsewhere."""
-MILLISECOND = LATE = Fraction(1, 1000)
-
-
-@dataclass(frozen=True)
-class Shot:
-    """One decoded frame of a film.
-
-    Args:
-        start, end: seconds from the start of the film between which it shows.
-        image: gives it as decoded; to be called before the next one is asked for.
-    """
-
-    start: Fraction
-    end: Fraction
-    image: Callable[[], Image.Image]
+LATE = Fraction(1, 1000)
 
 
 @dataclass(frozen=True)
@@ -98,7 +77,7 @@ class ClipDecoder:
             GenrefineError: the film is missing, damaged, too large or too short.
         """
         try:
-            with _Film(encoded, self.max_pixels) as film:
+            with Film(encoded, self.max_pixels) as film:
                 found = self._choose(film)
         except GenrefineError as error:
             raise GenrefineError(f"clip '{name}' {error}") from None
@@ -121,7 +100,7 @@ class ClipDecoder:
         frames = torch.from_numpy(np.stack([np.array(frame) for frame in self.frames(encoded, name)]))
         return from_uint8(frames[None])[0]
 
-    def _choose(self, film: "_Film") -> list[Image.Image]:
+    def _choose(self, film: Film) -> list[Image.Image]:
         """Return the frames of the clip, fewer if the film ends before."""
         start = self._start(film)
         rate = None if self.frames_per_second is None else Fraction(self.frames_per_second).limit_denominator(100_000)
@@ -139,114 +118,13 @@ class ClipDecoder:
                 break
         return found
 
-    def _start(self, film: "_Film") -> Fraction:
+    def _start(self, film: Film) -> Fraction:
         if self.segment == "first":
             return Fraction(0)
-        rate = self.frames_per_second or film.rate
-        if not film.duration or not rate:
-            raise GenrefineError("does not say how long it is; choose segment='first'")
-        needed = self.num_frames / Fraction(rate).limit_denominator(100_000)
-        return max(Fraction(0), (film.duration - needed) / 2)
-
-
-class _Film:
-    """An opened film: `shots` gives its frames in order."""
-
-    def __init__(self, encoded: Path | bytes, max_pixels: int) -> None:
-        self.max_pixels = max_pixels
-        head = encoded[:4] if isinstance(encoded, bytes) else _head(encoded)
-        self.encoded = encoded
-        self.is_picture = head in MOVING_PICTURES and not _is_avi(encoded)
-        self.tick = MILLISECOND
-
-    def __enter__(self) -> "_Film":
-        if self.is_picture:
-            self.source: Any = open_picture(self.encoded)
-            self._check(self.source.width, self.source.height)
-            return self
-        import av
-
-        stream = io.BytesIO(self.encoded) if isinstance(self.encoded, bytes) else str(self.encoded)
-        self.source = av.open(stream, options={"format_whitelist": CONTAINERS})
-        if not self.source.streams.video:
-            self.source.close()
-            raise GenrefineError("holds no pictures; leave it out")
-        self.video = self.source.streams.video[0]
-        self.video.codec_context.thread_count = 1  # workers read in parallel, each its own film
-        self.tick = self.video.time_base or MILLISECOND
-        try:
-            self._check(self.video.codec_context.width, self.video.codec_context.height)
-        except GenrefineError:
-            self.source.close()
-            raise
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.source.close()
-
-    @property
-    def duration(self) -> Fraction:
-        """Seconds, 0 where unknown."""
-        if self.is_picture:
-            return max((shot.end for shot in self.shots(Fraction(0))), default=Fraction(0))
-        if self.video.duration is not None:
-            return self.video.duration * self.video.time_base
-        return Fraction(self.source.duration or 0, 1_000_000)
-
-    @property
-    def rate(self) -> Fraction:
-        """Frames a second, 0 where unknown."""
-        if self.is_picture:
-            return Fraction(getattr(self.source, "n_frames", 1)) / max(self.duration, MILLISECOND)
-        return Fraction(self.video.average_rate or 0)
-
-    def shots(self, start: Fraction) -> Iterator[Shot]:
-        """Yield the frames in order, from one at or before a time."""
-        return self._shots_of_picture() if self.is_picture else self._shots_of_video(start)
-
-    def _shots_of_picture(self) -> Iterator[Shot]:
-        end = Fraction(0)
-        for number in range(getattr(self.source, "n_frames", 1)):
-            self.source.seek(number)
-            self.source.load()
-            start, end = end, end + Fraction(self.source.info.get("duration") or 100) * MILLISECOND
-            yield Shot(start, end, self.source.copy)
-
-    def _shots_of_video(self, start: Fraction) -> Iterator[Shot]:
-        first = self.video.start_time or 0
-        if start:
-            self.source.seek(first + int(start / self.tick), stream=self.video)
-        step = 1 / Fraction(self.video.average_rate or 25)
-        last: Any = None
-        begin = Fraction(0)
-        for frame in self.source.decode(self.video):
-            self._check(frame.width, frame.height)
-            now = begin + step if frame.pts is None else (frame.pts - first) * self.tick
-            if last is not None:
-                yield Shot(begin, now, partial(_to_image, last))
-            begin, last = now, frame
-        if last is not None:
-            end = begin + (last.duration * self.tick if last.duration else step)
-            yield Shot(begin, end, partial(_to_image, last))
-
-    def _check(self, width: int, height: int) -> None:
-        if width * height > self.max_pixels:
-            raise GenrefineError(f"has more than {self.max_pixels / 1e6:g} megapixels; reduce it first")
-
-
-def _to_image(frame: Any) -> Image.Image:
-    """Turn a frame upright and keep its transparency."""
-    has_alpha = any(component.is_alpha for component in frame.format.components)
-    image = Image.fromarray(frame.to_ndarray(format="rgba" if has_alpha else "rgb24"))
-    return image.rotate(frame.rotation, expand=True) if frame.rotation else image
-
-
-def _head(path: Path, length: int = 4) -> bytes:
-    with open(path, "rb") as stream:
-        return stream.read(length)
-
-
-def _is_avi(encoded: Path | bytes) -> bool:
-    """Return whether a RIFF file is a video: WebP has the same first bytes."""
-    head = encoded[:12] if isinstance(encoded, bytes) else _head(encoded, 12)
-    return head[:4] == b"RIFF" and head[8:] != b"WEBP"
+        starts, end = film.times()
+        if not starts:
+            raise GenrefineError("does not say when its frames show; choose segment='first'")
+        if self.frames_per_second is None:
+            return starts[max(0, (len(starts) - self.num_frames) // 2)]
+        needed = self.num_frames / Fraction(self.frames_per_second).limit_denominator(100_000)
+        return max(Fraction(0), (end - needed) / 2)

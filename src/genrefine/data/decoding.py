@@ -22,6 +22,10 @@ from genrefine.errors import GenrefineError
 from genrefine.media.pixels import from_uint8
 
 MAX_PIXELS = 64_000_000
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+"""Kinds of files that Pillow may open, whatever their names: others start programs (EPS) or read other files."""
+NARROW_GREY = {"1": 255, "L;2": 85, "L;4": 17}
+"""Grey of 1, 2 and 4 bits, and what Pillow multiplies its levels by."""
 WIDE_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 LYING = (5, 6, 7, 8)
 """EXIF orientations that swap height and width."""
@@ -73,8 +77,13 @@ class PictureDecoder:
         """
         with self._reading(name), open_picture(encoded) as source:
             self._refuse_bomb(source)
+            factor = NARROW_GREY.get(str(source.tile[0][3]), 1) if source.format == "PNG" and source.tile else 1
             source.load()
-            return self.fit(_to_8_bits(ImageOps.exif_transpose(source)))
+            image = ImageOps.exif_transpose(source)
+            if isinstance(clear := image.info.get("transparency"), int) and image.mode in ("1", "L"):
+                image = image.convert("L")  # a transparent level of a picture of 1 bit would be passed over
+                image.info["transparency"] = min(clear * factor, 255)  # the file counts levels of its own depth
+            return self.fit(_to_8_bits(image))
 
     def original_size(self, encoded: Path | bytes, name: str) -> tuple[int, int]:
         """Return height and width of the upright picture before cropping and resizing.
@@ -135,7 +144,7 @@ def open_picture(encoded: Path | bytes) -> Image.Image:
     with warnings.catch_warnings():
         # Pillow warns from 89 megapixels on; our own limit decides instead.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
+        return Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded, formats=FORMATS)
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
@@ -147,4 +156,8 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     levels = np.asarray(image).astype(np.int64)
     if levels.min(initial=0) < 0 or levels.max(initial=0) > 65535:
         raise ValueError("32-bit pictures have no known range")
-    return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+    grey = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):  # one level of 65,536, of which reducing to 8 bits would make a range
+        grey.putalpha(Image.fromarray(np.where(levels == clear, 0, 255).astype(np.uint8)))
+    return grey
