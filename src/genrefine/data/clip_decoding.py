@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from genrefine.data.decoding import MAX_PIXELS, PictureDecoder
-from genrefine.data.films import Film
+from genrefine.data.films import Film, Timed
 from genrefine.errors import GenrefineError
 from genrefine.media.pixels import from_uint8
 
@@ -100,7 +100,7 @@ class ClipDecoder:
         frames = torch.from_numpy(np.stack([np.array(frame) for frame in self.frames(encoded, name)]))
         return from_uint8(frames[None])[0]
 
-    def _choose(self, film: Film) -> list[Image.Image]:
+    def _choose(self, film: Timed) -> list[Image.Image]:
         """Return the frames of the clip, fewer if the film ends before."""
         start = self._start(film)
         rate = None if self.frames_per_second is None else Fraction(self.frames_per_second).limit_denominator(100_000)
@@ -118,7 +118,7 @@ class ClipDecoder:
                 break
         return found
 
-    def _start(self, film: Film) -> Fraction:
+    def _start(self, film: Timed) -> Fraction:
         if self.segment == "first":
             return Fraction(0)
         starts, end = film.times()

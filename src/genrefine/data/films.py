@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,19 @@ class Shot:
     start: Fraction
     end: Fraction
     image: Callable[[], Image.Image]
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """What a clip is cut from: frames in order, and when each of them shows."""
+
+    def shots(self, start: Fraction) -> Iterator[Shot]:
+        """Yield the frames in order, from one at or before a time."""
+        ...
+
+    def times(self) -> tuple[list[Fraction], Fraction]:
+        """Return when each frame begins to show, and the end."""
+        ...
 
 
 class Film:
