@@ -158,9 +158,10 @@ def rotary_indices(content: dict[str, Any]) -> Iterator[Row]:
     yield f"positions of {len(content['table'])} buckets", equal
 
 
-def _signals(settings: SamplingSettings, total: int, count: int) -> torch.Tensor:
-    progress = torch.tensor([settings.steps.progress(i, total) for i in range(count)], dtype=torch.float64)
-    return settings.schedule(progress)
+def _signals(settings: SamplingSettings, entropy: float, count: int) -> torch.Tensor:
+    steps = settings.steps
+    progress = torch.cat([torch.zeros(1, dtype=torch.float64), steps.before(), steps.after(entropy).progress])
+    return settings.schedule(progress[:count])
 
 
 def text_schedule(content: dict[str, Any]) -> Iterator[Row]:
@@ -170,7 +171,7 @@ def text_schedule(content: dict[str, Any]) -> Iterator[Row]:
         shift, tmax = row["snr_shift"], row["complexity_aware_Tmax"]
         settings = text_sampler("prefix", snr_shift=shift, tmax=tmax).settings()
         nominal = torch.tensor(row["next_pt_nominal"], dtype=torch.float64)
-        worst = max(worst, difference(_signals(settings, 50, 51)[1:], nominal))
+        worst = max(worst, difference(_signals(settings, 0.0, 51)[1:], nominal))
     yield f"signals of {len(content['rows'])} rows", worst
 
 
@@ -183,7 +184,7 @@ def text_entropy_schedule(content: dict[str, Any]) -> Iterator[Row]:
         total = settings.steps.total(row["entropy"])
         equal &= min(total, settings.steps.max_steps) == row["forwards"]
         told = torch.tensor([*row["cur_pt"], row["final_next_pt"]], dtype=torch.float64)
-        worst = max(worst, difference(_signals(settings, total, row["forwards"] + 1), told))
+        worst = max(worst, difference(_signals(settings, row["entropy"], row["forwards"] + 1), told))
     yield f"step counts of {len(content['rows'])} rows", equal
     yield "signals", worst
 
@@ -196,8 +197,8 @@ def class_entropy_schedule(content: dict[str, Any]) -> Iterator[Row]:
         total = settings.steps.total(row["H"])
         equal &= total == row["total"] == row["active_steps"]
         told = torch.tensor(row["t"][:total], dtype=torch.float64)
-        worst = max(worst, difference(_signals(settings, total, total), told))
-        factors = max(factors, abs(settings.steps.temperature_factor(total) - row["tau_factor"]))
+        worst = max(worst, difference(_signals(settings, row["H"], total), told))
+        factors = max(factors, abs(settings.steps.after(row["H"]).temperature_factor - row["tau_factor"]))
     yield f"step counts of {len(content['rows'])} rows", equal
     yield "signals", worst
     yield "temperature factors", factors

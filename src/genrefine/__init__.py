@@ -13,7 +13,7 @@ _EXPORTS = {
     "VisualTokenizer": "genrefine.tokenizer",
     "ClassRefiner": "genrefine.refiner",
     "TextRefiner": "genrefine.refiner",
-    "RefinementSampler": "genrefine.sampling.sampler",
+    "RefinementSampler": "genrefine.sampling.component",
     "ClassPipeline": "genrefine.pipelines",
     "TextPipeline": "genrefine.pipelines",
     "GenrefineError": "genrefine.errors",

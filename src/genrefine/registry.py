@@ -13,7 +13,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from genrefine.refiner.class_refiner import ClassRefiner
 from genrefine.refiner.text_refiner import TextRefiner
-from genrefine.sampling.sampler import RefinementSampler
+from genrefine.sampling.component import RefinementSampler
 from genrefine.tokenizer.tokenizer import VisualTokenizer
 
 __all__ = ["ClassRefiner", "ModelMixin", "RefinementSampler", "SchedulerMixin", "TextRefiner", "VisualTokenizer"]

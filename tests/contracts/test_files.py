@@ -65,3 +65,10 @@ def test_every_draw_names_its_generator(path):
 def test_tests_carry_no_skips_that_hide_them():
     text = "\n".join(path.read_text(encoding="utf-8") for path in TESTS.rglob("test_*.py"))
     assert not re.search(r"@pytest\.mark\.(skip|xfail)\b(?!if)", text)
+
+
+def test_the_refinement_loop_fits_on_one_screen():
+    tree = ast.parse((ROOT / "sampling/sampler.py").read_text(encoding="utf-8"))
+    (refine,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "refine")
+    (loop,) = (node for node in refine.body if isinstance(node, ast.For))
+    assert loop.end_lineno - loop.lineno < 40

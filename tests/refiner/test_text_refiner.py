@@ -14,9 +14,9 @@ from genrefine.errors import GenrefineError
 from genrefine.hbq import HBQ
 from genrefine.refiner.text_refiner import TextRefiner
 from genrefine.refiner.text_sizes import text_refiner_config
+from genrefine.sampling.component import RefinementSampler
 from genrefine.sampling.guidance import Guidance, bind
 from genrefine.sampling.random_source import SampleStreams
-from genrefine.sampling.sampler import RefinementSampler
 
 MANIFESTS = json.loads(gzip.decompress((GOLDENS / "manifests/text_refiners.json.gz").read_bytes()))
 LAYOUTS = ("joint", "prefix")

@@ -1,17 +1,19 @@
 """Step budgets: the published schedule, the laws of a budget, and the fit of slope and offset."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from math import log
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrefine.errors import GenrefineError
 from genrefine.sampling.budgets import EntropySteps, FixedSteps, StepBudget, fit_entropy_steps, normalized_entropy
+from genrefine.sampling.schedules import CosineSchedule, ShiftedSchedule
 
 PUBLISHED = json.loads((Path(__file__).parents[1] / "goldens" / "entropy_schedule.json").read_text())
 CLASS_MODEL = EntropySteps(5, 700.0, -620.0, 20, 50, min_temperature_factor=0.5)
@@ -26,19 +28,24 @@ def budgets(draw):
     return EntropySteps(warmup, slope, offset, least, most, draw(st.floats(0.1, 1)))
 
 
+def progress_of(budget: StepBudget, entropy: float = 0.0) -> list[float]:
+    """Return the progress after 0, 1, ... steps of a sample with this entropy."""
+    return [0.0, *budget.before().tolist(), *budget.after(entropy).progress.tolist()]
+
+
 @pytest.mark.parametrize("row", PUBLISHED["rows"], ids=lambda row: f"entropy {row['H']}")
 def test_the_published_class_schedule_is_reproduced(row):
     total = CLASS_MODEL.total(row["H"])
     assert total == row["total"]
-    signal = [CLASS_MODEL.progress(i, total) for i in range(total + 1)]
-    assert signal == pytest.approx(row["signal"], abs=1e-6)
-    assert CLASS_MODEL.temperature_factor(total) == pytest.approx(row["tau_factor"], abs=1e-6)
+    assert progress_of(CLASS_MODEL, row["H"]) == pytest.approx(row["signal"], abs=1e-6)
+    assert CLASS_MODEL.after(row["H"]).temperature_factor == pytest.approx(row["tau_factor"], abs=1e-6)
 
 
 @given(budgets(), st.floats(0, 1))
 def test_progress_rises_from_zero_to_exactly_one_in_total_steps(budget, entropy):
     total = budget.total(entropy)
-    progress = [budget.progress(i, total) for i in range(total + 1)]
+    progress = progress_of(budget, entropy)
+    assert len(progress) == total + 1
     assert budget.min_steps <= total <= budget.max_steps
     assert progress[0] == 0
     assert progress[-1] == 1
@@ -48,18 +55,17 @@ def test_progress_rises_from_zero_to_exactly_one_in_total_steps(budget, entropy)
 
 @given(budgets(), st.floats(0, 1))
 def test_the_warmup_is_that_of_the_nominal_run_and_needs_no_total(budget, entropy):
-    nominal = FixedSteps(budget.max_steps)
-    for i in range(budget.warmup + 1):
-        assert budget.progress(i, None) == budget.progress(i, budget.total(entropy)) == nominal.progress(i, None)
+    nominal = progress_of(FixedSteps(budget.max_steps), entropy)
+    assert len(budget.before()) == budget.warmup
+    assert [0, *budget.before().tolist()] == nominal[: budget.warmup + 1]
 
 
 @given(st.integers(1, 20), st.floats(0, 1))
 def test_a_budget_of_one_size_is_a_fixed_budget(num_steps, entropy):
     warmup = num_steps // 2
     budget = EntropySteps(warmup, 700.0, -620.0, num_steps, num_steps)
-    assert budget.total(entropy) == FixedSteps(num_steps).total(entropy) == num_steps
-    for i in range(num_steps + 1):
-        assert budget.progress(i, num_steps) == pytest.approx(FixedSteps(num_steps).progress(i, num_steps))
+    assert budget.total(entropy) == num_steps
+    assert progress_of(budget, entropy) == pytest.approx(progress_of(FixedSteps(num_steps), entropy))
 
 
 def test_halves_round_to_even():
@@ -68,16 +74,48 @@ def test_halves_round_to_even():
     assert budget.total(0.0) == 3
 
 
-def test_the_temperature_factor_is_off_by_default_and_before_the_decision():
-    budget = EntropySteps(5, 700.0, -620.0, 20, 50)
-    assert budget.temperature_factor(20) == 1
-    assert CLASS_MODEL.temperature_factor(None) == 1
-    assert CLASS_MODEL.temperature_factor(20) == 0.625
+def test_the_temperature_factor_is_off_by_default():
+    assert EntropySteps(5, 700.0, -620.0, 20, 50).after(0.0).temperature_factor == 1
+    assert FixedSteps(7).after().temperature_factor == 1
+    assert CLASS_MODEL.after(0.0).temperature_factor == 0.625
 
 
-def test_progress_beyond_the_warmup_without_a_total_is_refused():
-    with pytest.raises(GenrefineError, match="needs the total"):
-        CLASS_MODEL.progress(6, None)
+def share(completed: int, steps: int) -> float:
+    return completed / steps if completed < steps else float(completed > 0)
+
+
+def fixed_progress(budget: FixedSteps, completed: int) -> float:
+    """Return the progress of a fixed budget after so many steps, one at a time."""
+    return share(completed, (budget.schedule_steps or budget.num_steps) - budget.final_pass)
+
+
+def entropy_progress(budget: EntropySteps, completed: int, total: int) -> float:
+    """Return the progress of an entropy-guided budget after so many steps, one at a time."""
+    nominal = (budget.nominal_steps or budget.max_steps) - budget.final_pass
+    if completed <= budget.warmup:
+        return share(completed, nominal)
+    last = total - budget.final_pass - budget.extra_pass
+    if completed >= last:
+        return 1.0
+    done = share(budget.warmup, nominal)
+    return done + (1 - done) * (completed - budget.warmup) / (last - budget.warmup)
+
+
+@settings(max_examples=2000)
+@given(budgets(), st.floats(0, 1), st.integers(0, 2), st.none() | st.integers(1, 60), st.floats(0.2, 5))
+def test_before_and_after_together_are_the_steps_one_at_a_time(budget, entropy, passes, spread, shift):
+    budget = replace(
+        budget, final_pass=passes == 1, extra_pass=passes == 2, nominal_steps=spread and budget.warmup + spread
+    )
+    total = budget.total(entropy)
+    slow = [entropy_progress(budget, i, total) for i in range(min(total, budget.max_steps) + 1)]
+    assert progress_of(budget, entropy) == slow
+    schedule = ShiftedSchedule(CosineSchedule(0.95), shift)
+    whole = schedule(torch.tensor(slow[1:], dtype=torch.float64)).float()
+    parts = [schedule(part).float() for part in (budget.before(), budget.after(entropy).progress)]
+    assert torch.equal(torch.cat(parts), whole)
+    fixed = FixedSteps(budget.max_steps, final_pass=passes == 1, schedule_steps=spread)
+    assert progress_of(fixed, entropy) == [fixed_progress(fixed, i) for i in range(budget.max_steps + 1)]
 
 
 @given(st.integers(2, 40), st.integers(0, 1000))
@@ -212,9 +250,9 @@ def test_an_entropy_that_is_no_number_is_refused():
 
 
 def test_a_final_pass_reaches_the_end_one_step_early():
-    assert [FixedSteps(5, final_pass=True).progress(i, 5) for i in range(6)] == [0, 0.25, 0.5, 0.75, 1, 1]
-    assert [FixedSteps(1, final_pass=True).progress(i, 1) for i in range(2)] == [0, 1]
-    budget = EntropySteps(2, 0.0, 4.0, 3, 11, final_pass=True)
-    assert budget.total(0.5) == 6
-    assert [budget.progress(i, 6) for i in range(7)] == pytest.approx([0, 0.1, 0.2, 0.2 + 0.8 / 3, 0.2 + 1.6 / 3, 1, 1])
-    assert [budget.progress(i, 3) for i in range(4)] == [0, 0.1, 0.2, 1]
+    assert progress_of(FixedSteps(5, final_pass=True)) == [0, 0.25, 0.5, 0.75, 1, 1]
+    assert progress_of(FixedSteps(1, final_pass=True)) == [0, 1]
+    budget = EntropySteps(2, 10.0, 0.0, 3, 11, final_pass=True)
+    assert budget.total(0.4) == 6
+    assert progress_of(budget, 0.4) == pytest.approx([0, 0.1, 0.2, 0.2 + 0.8 / 3, 0.2 + 1.6 / 3, 1, 1])
+    assert progress_of(budget, 0.0) == [0, 0.1, 0.2, 1]

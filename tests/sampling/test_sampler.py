@@ -12,13 +12,14 @@ from genrefine.conditioning.class_condition import ClassCondition
 from genrefine.errors import GenrefineError
 from genrefine.refiner import ClassRefiner
 from genrefine.sampling.budgets import EntropySteps, FixedSteps
+from genrefine.sampling.component import RefinementSampler
 from genrefine.sampling.exact import ExactRefiner
 from genrefine.sampling.guidance import Guidance, PowerCosineGuidance, bind
 from genrefine.sampling.kernels import ExactKernel, RefreshKernel, RefreshThenExactKernel
 from genrefine.sampling.options import SamplingSettings
 from genrefine.sampling.random_source import SampleStreams
-from genrefine.sampling.records import UNKNOWN, collect
-from genrefine.sampling.sampler import RefinementSampler, refine
+from genrefine.sampling.records import collect
+from genrefine.sampling.sampler import refine
 from genrefine.sampling.schedules import CosineSchedule
 
 NUM_LABELS, NUM_CLASSES, SHAPE = 6, 4, (3, 1, 4, 4)
@@ -125,8 +126,11 @@ def test_evaluations_are_counted_per_sample_with_guidance_and_adaptive_steps(net
     assert sum(counting.rows) == result.num_evaluations.sum()
     assert len(counting.rows) == result.num_steps.max()
     low, high = torch.tensor(0.3), torch.tensor(0.9)
-    for total, evaluations in zip(result.num_steps.tolist(), result.num_evaluations.tolist(), strict=True):
-        signals = torch.tensor([ADAPTIVE.progress(i, total) for i in range(total)])
+    for total, evaluations, trace in zip(
+        result.num_steps.tolist(), result.num_evaluations.tolist(), result.entropy, strict=True
+    ):
+        rest = ADAPTIVE.after(trace[ADAPTIVE.warmup]).progress
+        signals = torch.cat([torch.zeros(1), ADAPTIVE.before(), rest])[:total].float()
         assert evaluations == total + ((signals > low) & (signals < high)).sum()
 
 
@@ -152,9 +156,11 @@ def test_records_say_what_happened(network, kernel, steps):
         shares = torch.stack([record.filled, record.kept, record.erased, record.blank]).int()
         assert (shares.sum(0) == 1).all(), "every element did one of the four"
         assert torch.equal(record.filled | record.kept, record.is_held)
-        assert torch.equal(
-            record.totals, result.num_steps if index >= steps.decision_step else torch.full((5,), UNKNOWN)
-        )
+        assert record.num_samples == 5
+        if index < len(steps.before()):
+            assert record.num_steps is None
+        else:
+            assert torch.equal(record.num_steps, result.num_steps[record.active])
         assert (record.entropy >= 0).all()
         assert (record.entropy <= 1).all()
         assert record.prediction.dtype == record.state.dtype == torch.int32

@@ -8,9 +8,9 @@ from diffusers import DiffusionPipeline
 
 from genrefine.errors import GenrefineError
 from genrefine.sampling.budgets import EntropySteps, FixedSteps
+from genrefine.sampling.component import RefinementSampler
 from genrefine.sampling.guidance import Guidance
 from genrefine.sampling.kernels import ExactKernel, RefreshKernel, RefreshThenExactKernel
-from genrefine.sampling.sampler import RefinementSampler
 from genrefine.sampling.schedules import CosineSchedule, LinearSchedule
 
 BUDGET = EntropySteps(5, 700.0, -620.0, 20, 50, 0.5)

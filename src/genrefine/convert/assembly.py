@@ -14,7 +14,7 @@ from genrefine.convert.published import CLASS_BUDGET, class_sampler, text_sample
 from genrefine.convert.text_refiner import JOINT_ONLY
 from genrefine.errors import GenrefineError
 from genrefine.pipelines import ClassPipeline, TextPipeline
-from genrefine.sampling.sampler import RefinementSampler
+from genrefine.sampling.component import RefinementSampler
 
 TASKS: dict[str, dict[str, Any]] = {
     "image": {"tau": 1.1, "height": 1024, "width": 1024},

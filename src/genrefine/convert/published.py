@@ -13,7 +13,7 @@ Everything here is a `RefinementSampler`, so that each variant is a configuratio
 from typing import Any
 
 from genrefine.errors import GenrefineError
-from genrefine.sampling.sampler import RefinementSampler
+from genrefine.sampling.component import RefinementSampler
 
 TEXT_CAP = {"prefix": 0.999, "joint": 0.95}
 TEXT_STOP = {"prefix": 1 - 1e-6, "joint": 0.98}

@@ -25,7 +25,7 @@ from genrefine.experiments.sources import (
 from genrefine.media.sheets import image_grid
 from genrefine.pipelines import ClassPipeline
 from genrefine.refiner import ClassRefiner
-from genrefine.sampling.sampler import RefinementSampler
+from genrefine.sampling.component import RefinementSampler
 from genrefine.tokenizer import VisualTokenizer
 from genrefine.training.loop import train
 from genrefine.training.order import Grouped

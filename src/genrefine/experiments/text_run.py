@@ -23,10 +23,11 @@ from genrefine.files import write_atomically
 from genrefine.media.pixels import to_pil
 from genrefine.media.sheets import image_grid
 from genrefine.refiner import TextRefiner
+from genrefine.sampling.component import RefinementSampler
 from genrefine.sampling.guidance import bind
 from genrefine.sampling.random_source import SampleStreams
 from genrefine.sampling.records import collect
-from genrefine.sampling.sampler import RefinementSampler, refine
+from genrefine.sampling.sampler import refine
 from genrefine.tokenizer import VisualTokenizer
 from genrefine.training.loop import train
 from genrefine.training.text_refiner_task import TextRefinerTask

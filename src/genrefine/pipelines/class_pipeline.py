@@ -34,10 +34,11 @@ from genrefine.pipelines.request import (
     resolve_seeds,
 )
 from genrefine.refiner import ClassRefiner
+from genrefine.sampling.component import RefinementSampler
 from genrefine.sampling.guidance import bind
 from genrefine.sampling.random_source import SampleStreams
 from genrefine.sampling.records import RefinementStep, collect
-from genrefine.sampling.sampler import RefinementSampler, refine
+from genrefine.sampling.sampler import refine
 from genrefine.tokenizer import VisualTokenizer
 
 ClassLabels = ClassLabel | Sequence[ClassLabel] | Tensor

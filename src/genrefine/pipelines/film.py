@@ -44,23 +44,22 @@ class FilmRecorder:
     def __call__(self, pipeline: RefinementPipeline, step: int, signal: float, tensors: dict[str, Any]) -> None:
         """Keep what one step shows of every picture that took part."""
         record: RefinementStep = tensors["record"]
-        if len(record.totals) != len(self.captions):
+        if record.num_samples != len(self.captions):
             raise GenrefineError(
-                f"a film needs one caption per picture; got {len(self.captions)} for {len(record.totals)} pictures"
+                f"a film needs one caption per picture; got {len(self.captions)} for {record.num_samples} pictures"
             )
         shares = position_shares(record)
         pixels = pipeline.decode(record.prediction)
         middle = pixels.shape[2] // 2
         pictures = to_pil(pixels[:, :, middle : middle + 1])
         for row, sample in enumerate(record.active.tolist()):
-            total = int(record.totals[sample])
             self.panels[sample].append(
                 FilmPanel(
                     caption=self.captions[sample],
                     picture=pictures[row],
                     shares=shares[row],
                     step=record.index + 1,
-                    num_steps=total if total > 0 else None,
+                    num_steps=None if record.num_steps is None else int(record.num_steps[row]),
                     signal=float(record.next_signal[row]),
                     entropy=float(record.entropy[row]),
                 )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from genrefine.errors import GenrefineError
@@ -44,15 +45,13 @@ def watched(
     pipeline._interrupt = False
     with pipeline.progress_bar(total=max_steps) as bar:
         for record in records:
-            if 0 < (longest := int(record.totals.max())) < bar.total:
-                bar.total = longest  # adaptive budgets are known after the warm-up only
+            if record.num_steps is not None:
+                bar.total = int(record.num_steps.max())  # adaptive budgets are known after the warm-up only
             bar.update()
             if callback is not None:
                 _tell(pipeline, record, callback, names)
             if pipeline._interrupt:
-                totals = record.totals.clone()
-                totals[record.active] = record.index + 1
-                yield replace(record, totals=totals)
+                yield replace(record, finished=torch.ones_like(record.finished))
                 return
             yield record
 

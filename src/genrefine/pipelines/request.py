@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from genrefine.errors import GenrefineError
+from genrefine.sampling.component import RefinementSampler
 from genrefine.sampling.options import CAPPED_SCHEDULE, REALIZING_KERNEL, SWITCHING_KERNEL, SamplingSettings
-from genrefine.sampling.sampler import RefinementSampler
 
 SAMPLING_ARGUMENTS = (
     "num_inference_steps",

@@ -58,10 +58,11 @@ from genrefine.pipelines.text_request import (
     with_first_frames,
 )
 from genrefine.refiner import TextRefiner
+from genrefine.sampling.component import RefinementSampler
 from genrefine.sampling.guidance import bind
 from genrefine.sampling.random_source import SampleStreams
 from genrefine.sampling.records import RefinementStep, collect
-from genrefine.sampling.sampler import RefinementSampler, refine
+from genrefine.sampling.sampler import refine
 from genrefine.tokenizer import VisualTokenizer
 
 

@@ -23,7 +23,7 @@ from math import isfinite, log
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from genrefine.errors import GenrefineError
@@ -56,6 +56,19 @@ def checked_entropy(entropy: Float[Tensor, "batch"], guided: Tensor) -> Float[Te
     return entropy
 
 
+@dataclass(frozen=True)
+class Rest:
+    """What the entropy of a sample decides.
+
+    Args:
+        progress: after each of the steps that remain, the deciding one included; their number is the decision.
+        temperature_factor: what the temperature of these steps is multiplied by.
+    """
+
+    progress: Float64[Tensor, "remaining"]
+    temperature_factor: float = 1.0
+
+
 @runtime_checkable
 class StepBudget(Protocol):
     """Decide how many steps a sample takes and how its progress is spread over them."""
@@ -65,21 +78,12 @@ class StepBudget(Protocol):
         """Most steps a sample can take."""
         ...
 
-    @property
-    def decision_step(self) -> int:
-        """Step, counted from 0, whose entropy decides the total."""
+    def before(self) -> Float64[Tensor, "warmup"]:
+        """Return the progress after each step whose successor does not wait for a decision: s_1 .. s_w."""
         ...
 
-    def total(self, entropy: float) -> int:
-        """Return the steps planned for a sample with this entropy at the decision step; the run ends at `max_steps`."""
-        ...
-
-    def progress(self, completed: int, total: int | None) -> float:
-        """Return the progress in [0, 1] after so many steps; the total is known from the decision step on."""
-        ...
-
-    def temperature_factor(self, total: int | None) -> float:
-        """Return what the temperature is multiplied by."""
+    def after(self, entropy: float) -> Rest:
+        """Return what remains from step w on, given its entropy: s_{w+1} .. s_total."""
         ...
 
 
@@ -107,22 +111,14 @@ class FixedSteps:
         """Steps of every sample."""
         return self.num_steps
 
-    @property
-    def decision_step(self) -> int:
-        """Step 0: the total is known from the start."""
-        return 0
+    def before(self) -> Float64[Tensor, "0"]:
+        """Return nothing: all is known from the start."""
+        return _numbers([])
 
-    def total(self, entropy: float) -> int:
-        """Return T, whatever the entropy."""
-        return self.num_steps
-
-    def progress(self, completed: int, total: int | None) -> float:
-        """Return completed / T, or completed / (T - 1) up to 1 with a final pass."""
-        return _share(completed, (self.schedule_steps or self.num_steps) - self.final_pass)
-
-    def temperature_factor(self, total: int | None) -> float:
-        """Return 1."""
-        return 1.0
+    def after(self, entropy: float = 0.0) -> Rest:
+        """Return i / T, or i / (T - 1) up to 1 with a final pass, whatever the entropy."""
+        spread = (self.schedule_steps or self.num_steps) - self.final_pass
+        return Rest(_numbers([_share(i, spread) for i in range(1, self.num_steps + 1)]))
 
 
 @dataclass(frozen=True)
@@ -166,11 +162,6 @@ class EntropySteps:
                 f"min_temperature_factor must lie in (0, 1], 1 for no effect; got {self.min_temperature_factor}"
             )
 
-    @property
-    def decision_step(self) -> int:
-        """The first step after the warm-up."""
-        return self.warmup
-
     def total(self, entropy: float) -> int:
         """Return w + round(clip(k H + b, T_min - w, T_max - w)), halves to even, and 1 more with an extra pass."""
         if not isfinite(entropy):
@@ -179,25 +170,23 @@ class EntropySteps:
         n = round(min(max(remaining, self.min_steps - self.warmup), self.max_steps - self.warmup))
         return self.warmup + n + self.extra_pass
 
-    def progress(self, completed: int, total: int | None) -> float:
-        """Return i / T during the warm-up, then an even share of the rest."""
-        nominal = (self.nominal_steps or self.max_steps) - self.final_pass
-        if completed <= self.warmup:
-            return _share(completed, nominal)
-        if total is None:
-            raise GenrefineError(f"progress after step {completed} needs the total, known from step {self.warmup} on")
-        last = total - self.final_pass - self.extra_pass
-        if completed >= last:
-            return 1.0
-        done = _share(self.warmup, nominal)
-        return done + (1 - done) * (completed - self.warmup) / (last - self.warmup)
+    def before(self) -> Float64[Tensor, "warmup"]:
+        """Return i / T."""
+        return _numbers([_share(i, self._nominal) for i in range(1, self.warmup + 1)])
 
-    def temperature_factor(self, total: int | None) -> float:
-        """Return the factor of a sample with this total, 1 while it is unknown."""
-        if total is None:
-            return 1.0
-        remaining = total - self.warmup - self.extra_pass
-        return min(max((remaining - 10) / 40 + 0.5, self.min_temperature_factor), 1.0)
+    def after(self, entropy: float) -> Rest:
+        """Return an even share of what is left of the progress for each step that remains."""
+        total = self.total(entropy)
+        last = total - self.final_pass - self.extra_pass  # the step that reaches the end of the schedule
+        done = _share(self.warmup, self._nominal)
+        steps = range(self.warmup + 1, min(total, self.max_steps) + 1)
+        share = [done + (1 - done) * (i - self.warmup) / (last - self.warmup) if i < last else 1.0 for i in steps]
+        factor = (total - self.warmup - self.extra_pass - 10) / 40 + 0.5
+        return Rest(_numbers(share), min(max(factor, self.min_temperature_factor), 1.0))
+
+    @property
+    def _nominal(self) -> int:
+        return (self.nominal_steps or self.max_steps) - self.final_pass
 
 
 def fit_entropy_steps(
@@ -279,6 +268,10 @@ def _require_range(warmup: int, min_steps: int, max_steps: int) -> None:
         raise GenrefineError(
             f"a step budget needs warmup < min_steps <= max_steps; got {warmup}, {min_steps} and {max_steps}"
         )
+
+
+def _numbers(values: Sequence[float]) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.float64)
 
 
 def _share(completed: int, steps: int) -> float:

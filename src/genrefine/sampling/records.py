@@ -20,18 +20,17 @@ from torch import Tensor
 
 from genrefine.errors import GenrefineError
 
-UNKNOWN = -1
-"""Total of a sample whose number of steps is not decided yet."""
-
 
 @dataclass(frozen=True)
 class RefinementStep:
-    """What one step did. Rows are the samples that took part, except in `totals`.
+    """What one step did. Rows are the samples that took part.
 
     Args:
         index: step, counted from 0.
         active: positions in the batch of the samples that took part.
-        totals: steps of every sample of the batch, finished ones included; `UNKNOWN` until decided.
+        num_samples: samples of the whole batch.
+        num_steps: steps that each of them will have taken; None until the entropy decides.
+        finished: those for which this step was the last.
         signal: t before the step.
         next_signal: t' after the step.
         entropy: normalized entropy of the conditional prediction, in [0, 1].
@@ -44,7 +43,9 @@ class RefinementStep:
 
     index: int
     active: Int[Tensor, "active"]
-    totals: Int[Tensor, "batch"]
+    num_samples: int
+    num_steps: Int[Tensor, "active"] | None
+    finished: Bool[Tensor, "active"]
     signal: Float[Tensor, "active"]
     next_signal: Float[Tensor, "active"]
     entropy: Float[Tensor, "active"]
@@ -73,11 +74,6 @@ class RefinementStep:
     def blank(self) -> Bool[Tensor, "active channels t h w"]:
         """Elements that stayed noise."""
         return ~self.was_held & ~self.is_held
-
-    @property
-    def finished(self) -> Bool[Tensor, "active"]:
-        """Samples for which this step was the last."""
-        return self.totals[self.active] == self.index + 1
 
 
 @dataclass(frozen=True)
@@ -108,13 +104,14 @@ def collect(records: Iterable[RefinementStep]) -> RefinementResult:
     if first is None:
         raise GenrefineError("a refinement has at least one step; got none; pass the records of `refine` unread")
     codes = torch.zeros_like(first.prediction)
-    num_evaluations = torch.zeros_like(first.totals)
-    traces: list[list[float]] = [[] for _ in first.totals]
+    num_steps, num_evaluations = torch.zeros(2, first.num_samples, dtype=torch.long)
+    traces: list[list[float]] = [[] for _ in range(first.num_samples)]
     for record in chain([first], records):
         finished = record.finished
         rows = finished.to(codes.device)
         codes[record.active[finished].to(codes.device)] = record.prediction[rows]
+        num_steps[record.active] += 1
         num_evaluations[record.active] += record.num_evaluations
         for sample, value in zip(record.active.tolist(), record.entropy.tolist(), strict=True):
             traces[sample].append(value)
-    return RefinementResult(codes, record.totals, num_evaluations, tuple(tuple(trace) for trace in traces))
+    return RefinementResult(codes, num_steps, num_evaluations, tuple(tuple(trace) for trace in traces))
