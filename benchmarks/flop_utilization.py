@@ -16,9 +16,9 @@ from genrefine.conditioning.class_condition import ClassCondition
 from genrefine.corruption import corrupt
 from genrefine.refiner import ClassRefiner, class_refiner_config
 from genrefine.sampling.budgets import FixedSteps
-from genrefine.sampling.guidance import Guidance, bind
+from genrefine.sampling.guidance import Guidance, apply_guidance
 from genrefine.sampling.options import SamplingSettings
-from genrefine.sampling.random_source import SampleStreams
+from genrefine.sampling.random_source import SeededSource
 from genrefine.sampling.sampler import refine
 from genrefine.training.refiner_task import element_losses
 from matmul_peak import best_rate
@@ -39,8 +39,10 @@ def sampling(config: dict[str, Any], batch: int, steps: int, compiled: bool) -> 
         refiner.compile()
 
     def task() -> None:
-        draws = SampleStreams(range(batch))
-        for _ in refine(bind(refiner, condition, settings.guidance), draws, shape, config["code_classes"], settings):
+        draws = SeededSource(range(batch))
+        for _ in refine(
+            apply_guidance(refiner, condition, settings.guidance), draws, shape, config["code_classes"], settings
+        ):
             pass
 
     return task, steps * operations

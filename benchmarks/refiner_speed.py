@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from genrefine.conditioning.class_condition import ClassCondition
 from genrefine.nn.rope import grid_angles
 from genrefine.refiner import ClassRefiner, class_refiner_config
-from genrefine.sampling.guidance import Guidance, bind
+from genrefine.sampling.guidance import Guidance, apply_guidance
 from genrefine.sampling.schedules import LinearSchedule
 from measuring import Report, in_turns, parser
 
@@ -106,7 +106,7 @@ Step = Callable[[Tensor, float], Tensor]
 
 def library_step(refiner: ClassRefiner, condition: ClassCondition, interval: tuple[float, float]) -> Step:
     """Return a guided step of the library."""
-    guided = bind(refiner, condition, Guidance(SCALE, interval))
+    guided = apply_guidance(refiner, condition, Guidance(SCALE, interval))
 
     def step(codes: Tensor, signal: float) -> Tensor:
         return guided(codes, torch.full((len(codes),), signal)).guided

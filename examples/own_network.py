@@ -15,7 +15,7 @@ import torch
 from genrefine import RefinementSampler
 from genrefine.conditioning.class_condition import ClassCondition
 from genrefine.sampling.exact import ExactRefiner
-from genrefine.sampling.random_source import SampleStreams
+from genrefine.sampling.random_source import SeededSource
 
 OUTCOMES = torch.tensor([[0, 0], [1, 1]])
 PROBABILITIES = torch.tensor([0.8, 0.2])
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> dict[tuple[str, int], float]:
     for kernel, switch in KERNELS.items():
         for steps in chosen.steps:
             settings = sampler.settings(num_inference_steps=steps, kernel=kernel, kernel_switch=switch)
-            seeds = SampleStreams(range(chosen.samples))
+            seeds = SeededSource(range(chosen.samples))
             result = sampler.sample(network, condition, seeds, (2, 1, chosen.side, chosen.side), 2, settings)
             errors[kernel, steps] = total_variation(result.codes)
         print(f"{kernel:<20}" + "".join(f"{errors[kernel, steps]:>14.4f}" for steps in chosen.steps))

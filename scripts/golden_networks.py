@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from genrefine import HBQ, ClassRefiner
 from genrefine.conditioning.class_condition import ClassCondition
 from genrefine.conditioning.text_condition import TextCondition
-from genrefine.convert import Told, class_draws, class_sampler, network_from_weights, text_draws, text_entropy_sampler
+from genrefine.convert import Hints, class_draws, class_sampler, network_from_weights, text_draws, text_entropy_sampler
 from genrefine.convert import text_sampler as published_text_sampler
 from genrefine.convert.class_refiner import rename as rename_class
 from genrefine.convert.text_refiner import renaming as renaming_text
@@ -37,8 +37,8 @@ def weights_of(tensors: Tensors, prefix: str = "w.") -> dict[str, Tensor]:
 
 def class_refiner(tensors: Tensors, facts: Mapping[str, str]) -> ClassRefiner:
     """Return the class refiner of a recording."""
-    told = Told(code_classes=int(facts["classes"]), in_context_start=json.loads(facts["config"])["in_context_start"])
-    return network_from_weights(weights_of(tensors), told).build()
+    hints = Hints(code_classes=int(facts["classes"]), in_context_start=json.loads(facts["config"])["in_context_start"])
+    return network_from_weights(weights_of(tensors), hints).build()
 
 
 def class_forward(tensors: Tensors, facts: Mapping[str, str]) -> Iterator[Row]:
@@ -123,8 +123,8 @@ def class_sampling(tensors: Tensors, facts: Mapping[str, str]) -> Iterator[Row]:
 
 def text_refiner(tensors: Tensors, facts: Mapping[str, str], attention: str) -> Any:
     """Return the text refiner of a recording."""
-    told = Told(attention=attention, code_classes=_classes(facts))
-    return network_from_weights(weights_of(tensors), told).build()
+    hints = Hints(attention=attention, code_classes=_classes(facts))
+    return network_from_weights(weights_of(tensors), hints).build()
 
 
 def _classes(facts: Mapping[str, str]) -> int:
@@ -225,7 +225,7 @@ def text_sampling(tensors: Tensors, facts: Mapping[str, str], attention: str, na
     yield "features", difference(hbq.decode(codes), tensors["out.features"])
     vae = weights_of(tensors, "vae.")
     if vae and "out.image_bgr_u8" in tensors:
-        tokenizer = network_from_weights(vae, Told(rounds=hbq.rounds, layout=hbq.layout)).build()
+        tokenizer = network_from_weights(vae, Hints(rounds=hbq.rounds, layout=hbq.layout)).build()
         pixels = tokenizer.decode(codes)[0].movedim(0, -1).flip(-1)
         levels = ((pixels + 1) / 2).clamp(0, 1).mul(255).to(torch.uint8)  # cut, as the text programs do
         yield "bytes of the picture, cut", difference(levels, tensors["out.image_bgr_u8"])
@@ -234,7 +234,7 @@ def text_sampling(tensors: Tensors, facts: Mapping[str, str], attention: str, na
 def tokenizer(tensors: Tensors, facts: Mapping[str, str]) -> Iterator[Row]:
     """Compare latents, codes and pixels; frames beyond 1 + 4k, which the published program drops, are left out."""
     bounded = json.loads(facts["config"])["encoder_out_type"] == "feature_tanh"
-    network = network_from_weights(weights_of(tensors), Told(bounded=bounded)).build()
+    network = network_from_weights(weights_of(tensors), Hints(bounded=bounded)).build()
     for tag in sorted({key.split(".")[0] for key in tensors if key.endswith(".x")}):
         pixels = tensors[f"{tag}.x"]
         pixels = pixels[:, :, None] if pixels.ndim == 4 else pixels

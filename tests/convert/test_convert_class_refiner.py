@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from genrefine.conditioning.class_condition import ClassCondition
-from genrefine.convert import Told, convert
+from genrefine.convert import Hints, convert
 from genrefine.convert.class_refiner import (
     class_refiner_from_weights,
     find_code_classes,
@@ -113,8 +113,8 @@ def rewrite(checkpoint, **changes):
     return path
 
 
-def converted(path, folder, **told):
-    convert(path, folder, told=Told(**{"in_context_start": 1, **told}), quiet=True)
+def converted(path, folder, **hints):
+    convert(path, folder, hints=Hints(**{"in_context_start": 1, **hints}), quiet=True)
     return ClassRefiner.from_pretrained(folder)
 
 
@@ -129,7 +129,7 @@ def test_a_published_file_becomes_a_folder_of_safetensors(checkpoint, tmp_path):
 
 def test_other_weights_of_the_file_can_be_chosen(checkpoint, tmp_path):
     path, content = checkpoint
-    convert(path, tmp_path / "ours", weights="model", told=Told(in_context_start=1))
+    convert(path, tmp_path / "ours", weights="model", hints=Hints(in_context_start=1))
     refiner = ClassRefiner.from_pretrained(tmp_path / "ours")
     assert torch.equal(refiner.head.linear.bias, content["model"]["net.final_layer.linear.bias"])
     with pytest.raises(GenrefineError, match="weights under 'vae'; it has model_ema1, model_ema2, model"):
@@ -197,7 +197,7 @@ def test_other_number_formats_are_kept_or_written_as_asked(checkpoint, tmp_path)
     weights = checkpoint[1]["model_ema1"]
     path = rewrite(checkpoint, model_ema1={key: tensor.bfloat16() for key, tensor in weights.items()})
     for name, asked, expected in (("kept", None, torch.bfloat16), ("wide", torch.float32, torch.float32)):
-        convert(path, tmp_path / name, told=Told(in_context_start=1), dtype=asked)
+        convert(path, tmp_path / name, hints=Hints(in_context_start=1), dtype=asked)
         written = load_file(tmp_path / name / "diffusion_pytorch_model.safetensors")
         assert {tensor.dtype for tensor in written.values()} == {expected}
     mixed = {key: tensor.bfloat16() if tensor.ndim > 1 else tensor for key, tensor in weights.items()}

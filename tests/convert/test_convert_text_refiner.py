@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from tests.text_goldens import GOLDENS, load_golden
 
 from genrefine.conditioning.text_condition import TextCondition
-from genrefine.convert import Told, convert, network_from_weights
+from genrefine.convert import Hints, convert, network_from_weights
 from genrefine.convert.text_refiner import infer_config, rename, translate_weights
 from genrefine.errors import GenrefineError
 from genrefine.refiner.text_refiner import TextRefiner
@@ -25,7 +25,7 @@ def write(path, content):
 
 
 def test_a_released_file_becomes_a_folder_that_gives_the_published_logits(tmp_path):
-    convert(write(tmp_path / "published.pth", WEIGHTS), tmp_path / "refiner", told=Told(attention="joint"))
+    convert(write(tmp_path / "published.pth", WEIGHTS), tmp_path / "refiner", hints=Hints(attention="joint"))
     refiner = TextRefiner.from_pretrained(tmp_path / "refiner")
     assert refiner.config.attention == "joint"
     condition = TextCondition.of([GOLDEN["in.text_cond"]], GOLDEN["in.text_uncond"])
@@ -42,7 +42,7 @@ def test_a_training_checkpoint_gives_averaged_weights_if_it_has_them(tmp_path, a
     last, mean = ({key: torch.full_like(w, value) for key, w in WEIGHTS.items()} for value in (1.0, 2.0))
     trainer = {"config": {}, "gpt_fsdp": last, "gpt_fsdp_opt": None, "gpt_ema_fsdp": mean if averaged else None}
     checkpoint = write(tmp_path / "global_step_5.pth", {"args": {"a": 1}, "epoch": 0, "iter": 5, "trainer": trainer})
-    convert(checkpoint, tmp_path / "refiner", told=Told(attention="prefix"))
+    convert(checkpoint, tmp_path / "refiner", hints=Hints(attention="prefix"))
     refiner = TextRefiner.from_pretrained(tmp_path / "refiner")
     assert refiner.config.attention == "prefix"
     assert all((weight == expected).all() for weight in refiner.parameters())
@@ -72,7 +72,7 @@ def test_attention_is_never_guessed(tmp_path):
         with pytest.raises(GenrefineError, match=f"error{hint}; give --attention prefix .* --attention joint"):
             convert(path, tmp_path / "refiner")
     assert not (tmp_path / "refiner").exists()
-    made = convert(path, tmp_path / "refiner", told=Told(attention="prefix"))
+    made = convert(path, tmp_path / "refiner", hints=Hints(attention="prefix"))
     assert "but 'FSA' in the file's name suggests joint" in made.notes[0]
 
 
@@ -95,9 +95,9 @@ def test_layouts_read_the_same_weights_differently():
 
 
 def test_foreign_missing_or_misshapen_weights_are_named(tmp_path):
-    def converted(weights, **told):
+    def converted(weights, **hints):
         path = write(tmp_path / "other.pth", weights)
-        return convert(path, tmp_path / "refiner", told=Told(attention="joint", **told))
+        return convert(path, tmp_path / "refiner", hints=Hints(attention="joint", **hints))
 
     with pytest.raises(GenrefineError, match=r"does not: lm_head\.weight"):
         converted({**WEIGHTS, "lm_head.weight": torch.ones(1)})

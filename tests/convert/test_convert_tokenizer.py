@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from genrefine.convert import Told, convert
+from genrefine.convert import Hints, convert
 from genrefine.convert.tokenizer import infer_config, rename, tokenizer_from_weights
 from genrefine.convert.translation import translate
 from genrefine.errors import GenrefineError
@@ -86,7 +86,7 @@ def test_published_sizes_have_exactly_the_published_weights(name):
 def test_averaged_weights_are_used_where_there_are_any(weights, tmp_path, names, used):
     content = {name: {key: tensor + i for key, tensor in weights.items()} for i, name in enumerate(names)}
     torch.save(content, tmp_path / "published.ckpt")
-    made = convert(tmp_path / "published.ckpt", tmp_path / "ours", told=Told(layout="index"))
+    made = convert(tmp_path / "published.ckpt", tmp_path / "ours", hints=Hints(layout="index"))
     assert made.notes[0] == f"visual tokenizer: weights '{used}' of the file"
     loaded = VisualTokenizer.from_pretrained(tmp_path / "ours")
     assert torch.equal(loaded.conv_quant.bias, content[used]["conv1.bias"])

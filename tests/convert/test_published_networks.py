@@ -6,7 +6,7 @@ from published_networks import class_forward, random_class_weights, random_text_
 
 from genrefine.conditioning.class_condition import ClassCondition
 from genrefine.conditioning.text_condition import TextCondition
-from genrefine.convert import Told, network_from_weights
+from genrefine.convert import Hints, network_from_weights
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -18,7 +18,7 @@ CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 def test_class_networks_of_odd_sizes(heads, head_dim, side, start, channels, classes):
     torch.manual_seed(heads + side)
     weights = random_class_weights(heads, head_dim, side, channels, classes)
-    network = network_from_weights(weights, Told(code_classes=classes, in_context_start=start))
+    network = network_from_weights(weights, Hints(code_classes=classes, in_context_start=start))
     assert network.config["num_heads"] == heads
     refiner = network.build()
     labels = torch.randint(classes, (3, channels, side, side), dtype=torch.int32)
@@ -37,7 +37,7 @@ def test_class_networks_of_odd_sizes(heads, head_dim, side, start, channels, cla
 def test_text_networks_in_both_layouts_with_shared_keys(attention, heads, kv_heads, head_dim, channels, classes):
     torch.manual_seed(heads + kv_heads)
     weights = random_text_weights(heads, kv_heads, head_dim, channels, classes)
-    network = network_from_weights(weights, Told(attention=attention, code_classes=classes))
+    network = network_from_weights(weights, Hints(attention=attention, code_classes=classes))
     assert (network.config["num_heads"], network.config["num_kv_heads"]) == (heads, kv_heads)
     assert network.config["depth"] == 4
     refiner = network.build()

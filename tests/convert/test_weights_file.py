@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
-from genrefine.convert import Told, convert, weights_file
+from genrefine.convert import Hints, convert, weights_file
 from genrefine.convert.weights_file import verify_weights, write_weights
 from genrefine.errors import GenrefineError
 
@@ -110,9 +110,9 @@ def test_converting_needs_little_memory_above_the_mapped_file(tmp_path, monkeypa
         torch.save(weights, tmp_path / f"{name}.pth")
         del weights
     assert sum(sizes["large"]) > 5 * max(sizes["large"]) > 50
-    convert(tmp_path / "small.pth", tmp_path / "first", told=Told(attention="joint"))  # whatever the first call costs
+    convert(tmp_path / "small.pth", tmp_path / "first", hints=Hints(attention="joint"))  # whatever the first call costs
     gc.collect()
     monkeypatch.setattr(tqdm, "update", watched)
     before = anonymous_megabytes()
-    convert(tmp_path / "large.pth", tmp_path / "second", told=Told(attention="joint"))
+    convert(tmp_path / "large.pth", tmp_path / "second", hints=Hints(attention="joint"))
     assert peak[0] - before < 1.3 * max(sizes["large"])

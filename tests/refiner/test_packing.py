@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from genrefine.errors import GenrefineError
-from genrefine.refiner.packing import ALIGNMENT, Recall, Segment, plan_sequence
+from genrefine.refiner.packing import ALIGNMENT, CachedPrompts, Segment, pack_sequence
 
 CPU = torch.device("cpu")
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 8
@@ -31,29 +31,29 @@ def attend_by_hand(query, key, value):
 
 @given(st.lists(segments, min_size=1, max_size=5), st.sampled_from(["packed", "padded"]), st.booleans(), st.data())
 @settings(deadline=None, max_examples=40)
-def test_every_segment_attends_to_itself_and_its_prompt_only(parts, batching, remembers, data):
+def test_every_segment_attends_to_itself_and_its_prompt_only(parts, batching, is_cached, data):
     generator = torch.Generator().manual_seed(0)
     lengths = [3, 6, 1]
-    memory = tuple(torch.randn(3, KV_HEADS, 8, HEAD_DIM, generator=generator) for _ in range(2))
+    cache = tuple(torch.randn(3, KV_HEADS, 8, HEAD_DIM, generator=generator) for _ in range(2))
     rows = tuple(data.draw(st.integers(0, 2)) for _ in parts)
-    recall = Recall(rows, tuple(lengths[row] for row in rows)) if remembers else None
-    plan = plan_sequence(parts, HEAD_DIM, CPU, batching, recall)
+    cached = CachedPrompts(rows, tuple(lengths[row] for row in rows)) if is_cached else None
+    plan = pack_sequence(parts, HEAD_DIM, CPU, batching, cached)
     query = torch.randn(HEADS, plan.num_tokens, HEAD_DIM, generator=generator)
     key, value = torch.randn(2, KV_HEADS, plan.num_tokens, HEAD_DIM, generator=generator).unbind()
-    output = plan.attention(query, key, value, memory if remembers else None)
+    output = plan.attention(query, key, value, cache if is_cached else None)
     assert output.isfinite().all()
     for segment, start, row in zip(parts, plan.starts, rows, strict=True):
         own = slice(start, start + segment.length)
         seen = [key[:, own], value[:, own]]
-        if remembers:
-            seen = [torch.cat([kept[row, :, : lengths[row]], x], 1) for kept, x in zip(memory, seen, strict=True)]
+        if is_cached:
+            seen = [torch.cat([kept[row, :, : lengths[row]], x], 1) for kept, x in zip(cache, seen, strict=True)]
         torch.testing.assert_close(output[:, own], attend_by_hand(query[:, own], *seen), atol=1e-5, rtol=1e-5)
 
 
 @given(st.lists(segments, min_size=1, max_size=5), st.sampled_from(["packed", "padded"]))
 @settings(deadline=None)
 def test_segments_are_aligned_apart_and_in_order(parts, batching):
-    plan = plan_sequence(parts, HEAD_DIM, CPU, batching)
+    plan = pack_sequence(parts, HEAD_DIM, CPU, batching)
     ends = [start + segment.length for start, segment in zip(plan.starts, parts, strict=True)]
     assert all(start % ALIGNMENT == 0 for start in (*plan.starts, plan.num_tokens))
     assert all(end <= start for end, start in zip(ends, (*plan.starts[1:], plan.num_tokens), strict=True))
@@ -74,7 +74,7 @@ def test_the_order_of_a_segment_is_visual_first_frame_text_signal(segment):
 
 def test_joining_puts_parts_at_their_starts_and_zeros_between():
     parts = [Segment((1, 1, 3), num_text=2), Segment((1, 3, 3))]
-    plan = plan_sequence(parts, HEAD_DIM, CPU)
+    plan = pack_sequence(parts, HEAD_DIM, CPU)
     pieces = [
         [torch.ones(3, 4), torch.full((2, 4), 2.0), torch.full((1, 4), 3.0)],
         [torch.ones(9, 4), torch.ones(1, 4)],
@@ -88,7 +88,7 @@ def test_gradients_are_those_of_single_samples():
     parts = [Segment((1, 2, 2), num_text=3), Segment((1, 1, 3)), Segment((1, 2, 2), num_text=3)]
     generator = torch.Generator().manual_seed(0)
     for batching in ("packed", "padded"):
-        plan = plan_sequence(parts, HEAD_DIM, CPU, batching)
+        plan = pack_sequence(parts, HEAD_DIM, CPU, batching)
         packed = torch.randn(3, HEADS, plan.num_tokens, HEAD_DIM, generator=generator).requires_grad_()
         output = plan.attention(*packed, None)
         owned = [slice(start, start + s.length) for start, s in zip(plan.starts, parts, strict=True)]
@@ -101,4 +101,4 @@ def test_gradients_are_those_of_single_samples():
 
 def test_another_way_of_batching_is_refused():
     with pytest.raises(GenrefineError, match="'packed' or 'padded'; got 'ragged'"):
-        plan_sequence([Segment((1, 1, 1))], HEAD_DIM, CPU, "ragged")
+        pack_sequence([Segment((1, 1, 1))], HEAD_DIM, CPU, "ragged")

@@ -15,8 +15,8 @@ from genrefine.hbq import HBQ
 from genrefine.refiner.text_refiner import TextRefiner
 from genrefine.refiner.text_sizes import text_refiner_config
 from genrefine.sampling.component import RefinementSampler
-from genrefine.sampling.guidance import Guidance, bind
-from genrefine.sampling.random_source import SampleStreams
+from genrefine.sampling.guidance import Guidance, apply_guidance
+from genrefine.sampling.random_source import SeededSource
 
 MANIFESTS = json.loads(gzip.decompress((GOLDENS / "manifests/text_refiners.json.gz").read_bytes()))
 LAYOUTS = ("joint", "prefix")
@@ -57,10 +57,10 @@ def test_remembered_text_is_what_the_published_network_keeps():
     """Ours writes the first members of all pairs, then the second ones; two prompts stood in one packed sequence."""
     refiner, golden = load_golden("prefix_clip")
     condition = refiner.prepare(TextCondition.of([golden["in.text_cond"]], golden["in.text_uncond"]))
-    memory, row, null = condition.prompts.memory, condition.rows[0], condition.null_rows[0]
+    cache, row, null = condition.prompts.cache, condition.rows[0], condition.null_rows[0]
     first, second = golden["out.cached_k0"][0].unflatten(-1, (-1, 2)).unbind(-1)
     keys = torch.cat([first, second], dim=-1)
-    for kept, published in ((memory.keys[0], keys), (memory.values[0], golden["out.cached_v0"][0])):
+    for kept, published in ((cache.keys[0], keys), (cache.values[0], golden["out.cached_v0"][0])):
         ours = torch.cat([kept[row, :, :9], kept[null, :, :2]], dim=1)
         torch.testing.assert_close(ours, published, atol=1e-5, rtol=1e-5)
 
@@ -176,10 +176,10 @@ def test_text_is_computed_once_per_prompt_for_all_steps_and_guidance():
     assert len(block) == 1
     assert refiner.prepare(prepared) is prepared
     sampler = RefinementSampler(num_inference_steps=5, guidance_scale=2.0)
-    result = sampler.sample(refiner, prepared, SampleStreams([1, 2, 3]), (6, 1, 4, 4), 2)
+    result = sampler.sample(refiner, prepared, SeededSource([1, 2, 3]), (6, 1, 4, 4), 2)
     assert len(text) == 1
     assert len(block) == 1 + 5
-    unprepared = sampler.sample(refiner, condition, SampleStreams([1, 2, 3]), (6, 1, 4, 4), 2)
+    unprepared = sampler.sample(refiner, condition, SeededSource([1, 2, 3]), (6, 1, 4, 4), 2)
     assert torch.equal(result.codes, unprepared.codes)
 
 
@@ -188,10 +188,10 @@ def test_a_seed_gives_the_same_picture_in_any_batch(layout):
     refiner = tiny_text_refiner(attention=layout)
     condition = refiner.prepare(TextCondition.of(random_prompts([3, 8, 5]), random_prompts([1])[0]))
     sampler = RefinementSampler(num_inference_steps=4, guidance_scale=3.0)
-    together = sampler.sample(refiner, condition, SampleStreams([7, 8, 9]), (6, 2, 3, 3), 2).codes
+    together = sampler.sample(refiner, condition, SeededSource([7, 8, 9]), (6, 2, 3, 3), 2).codes
     for i, seed in enumerate([7, 8, 9]):
         alone = sampler.sample(
-            refiner, condition.select(torch.tensor([i])), SampleStreams([seed]), (6, 2, 3, 3), 2
+            refiner, condition.select(torch.tensor([i])), SeededSource([seed]), (6, 2, 3, 3), 2
         ).codes
         assert torch.equal(alone[0], together[i])
 
@@ -202,7 +202,7 @@ def test_guidance_keeps_the_first_frame_in_both_branches():
     prompt, null = random_prompts([4, 1])
     codes, signal = random_codes((1, 6, 2, 3, 3)), torch.tensor([0.5])
     with torch.no_grad():
-        guided = bind(refiner, TextCondition.of([prompt], null, first), Guidance(2.0))(codes, signal).guided
+        guided = apply_guidance(refiner, TextCondition.of([prompt], null, first), Guidance(2.0))(codes, signal).guided
         branches = [refiner(codes, signal, TextCondition.of([text], null, first)) for text in (prompt, null)]
     torch.testing.assert_close(guided, 2 * branches[0] - branches[1], atol=1e-4, rtol=1e-4)
 
@@ -282,7 +282,7 @@ def test_joined_conditions_keep_what_one_network_prepared():
     codes, signal = random_codes((2, 6, 1, 2, 2)), torch.tensor([0.4, 0.6])
     with torch.no_grad():
         joined = refiner(codes, signal, first.joined(second))
-        assert first.joined(second).prompts.memory is not None
+        assert first.joined(second).prompts.cache is not None
         torch.testing.assert_close(joined[1:], refiner(codes[1:], signal[1:], second), atol=1e-5, rtol=1e-5)
 
 

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from genrefine.conditioning.class_condition import ClassCondition
 from genrefine.errors import GenrefineError
-from genrefine.sampling.guidance import Guidance, GuidanceLaw, PowerCosineGuidance, bind
+from genrefine.sampling.guidance import Guidance, GuidanceLaw, PowerCosineGuidance, apply_guidance
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 SHAPE = (2, 1, 2, 2)
@@ -65,7 +65,7 @@ def test_weights_and_probabilities_are_those_of_the_published_code(case):
         conditional, null = (logits.repeat(repeats)[: len(codes)] for logits in pairs)
         return torch.where(is_null, null, conditional)
 
-    guided = bind(constant, ClassCondition.of([0, 1], 10), law_of(case))
+    guided = apply_guidance(constant, ClassCondition.of([0, 1], 10), law_of(case))
     codes = torch.zeros((2, 1, 1, 2, 2), dtype=torch.int32)
     for step, t in enumerate(signal.tolist()):
         probabilities = torch.softmax(guided(codes, torch.full((2,), t)).guided / case["tau"], -1)
@@ -78,7 +78,7 @@ def test_weights_and_probabilities_are_those_of_the_published_code(case):
 def test_scale_one_is_off_and_costs_one_evaluation(law):
     network = LabelledLogits()
     condition, codes, signal = ClassCondition.of([0, 1], 3), random_codes(2), torch.tensor([0.5, 0.7])
-    out = bind(network, condition, law)(codes, signal)
+    out = apply_guidance(network, condition, law)(codes, signal)
     assert network.rows == [2]
     assert out.num_evaluations.tolist() == [1, 1]
     assert torch.equal(out.guided, out.conditional)
@@ -88,7 +88,7 @@ def test_scale_one_is_off_and_costs_one_evaluation(law):
 def test_guiding_is_one_doubled_call_with_the_formula_of_the_paper():
     network = LabelledLogits()
     condition, codes, signal = ClassCondition.of([0, 1], 3), random_codes(2), torch.tensor([0.5, 0.7])
-    out = bind(network, condition, Guidance(2.5))(codes, signal)
+    out = apply_guidance(network, condition, Guidance(2.5))(codes, signal)
     conditional, null = (LabelledLogits()(codes, signal, c) for c in (condition, condition.null()))
     assert network.rows == [4]
     assert out.num_evaluations.tolist() == [2, 2]
@@ -103,20 +103,20 @@ signals = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=6)
 def test_samples_outside_the_interval_are_not_in_the_unconditional_half(values):
     network, law = LabelledLogits(), Guidance(3.0, (0.3, 0.8))
     condition, codes, signal = ClassCondition.of([1] * len(values), 3), random_codes(len(values)), torch.tensor(values)
-    out = bind(network, condition, law)(codes, signal)
+    out = apply_guidance(network, condition, law)(codes, signal)
     inside = [bool(torch.tensor(0.3) < t < torch.tensor(0.8)) for t in signal]
     assert out.num_evaluations.tolist() == [1 + guided for guided in inside]
     assert network.rows == [len(values) + sum(inside)]
     for sample, guided in enumerate(inside):
         row = slice(sample, sample + 1)
-        alone = bind(LabelledLogits(), condition.select(torch.tensor([sample])), law)(codes[row], signal[row])
+        alone = apply_guidance(LabelledLogits(), condition.select(torch.tensor([sample])), law)(codes[row], signal[row])
         assert torch.equal(alone.guided[0], out.guided[sample])
         assert torch.equal(alone.conditional[0], out.conditional[sample])
         assert guided or torch.equal(out.guided[sample], out.conditional[sample])
 
 
 def test_selecting_samples_keeps_their_conditions():
-    guided = bind(LabelledLogits(), ClassCondition.of([0, 1, 2], 3), Guidance(2.0))
+    guided = apply_guidance(LabelledLogits(), ClassCondition.of([0, 1, 2], 3), Guidance(2.0))
     codes, signal, rows = random_codes(3), torch.full((3,), 0.5), torch.tensor([2, 0])
     assert len(guided.select(rows)) == 2
     assert torch.equal(guided.select(rows)(codes[rows], signal[rows]).guided, guided(codes, signal).guided[rows])
@@ -141,7 +141,7 @@ def test_a_class_that_is_ruled_out_stays_ruled_out_without_nan():
         is_null = (condition.labels == 1)[:, None, None, None, None, None]
         return torch.where(is_null, null, conditional).expand(*codes.shape, 4)
 
-    out = bind(network, ClassCondition.of([0], 1), Guidance(3.0))(random_codes(1), torch.tensor([0.5]))
+    out = apply_guidance(network, ClassCondition.of([0], 1), Guidance(3.0))(random_codes(1), torch.tensor([0.5]))
     assert out.guided[0, 0, 0, 0, 0].tolist() == [-1.0, 1.0, -torch.inf, -torch.inf]
 
 
@@ -150,7 +150,7 @@ def test_logits_are_float32_whatever_the_network_runs_in():
         return LabelledLogits()(codes, signal, condition).bfloat16()
 
     for law in (Guidance(), Guidance(2.0)):
-        out = bind(network, ClassCondition.of([0], 3), law)(random_codes(1), torch.tensor([0.5]))
+        out = apply_guidance(network, ClassCondition.of([0], 3), law)(random_codes(1), torch.tensor([0.5]))
         assert out.guided.dtype == out.conditional.dtype == torch.float32
 
 

@@ -14,10 +14,10 @@ from genrefine.refiner import ClassRefiner
 from genrefine.sampling.budgets import EntropySteps, FixedSteps
 from genrefine.sampling.component import RefinementSampler
 from genrefine.sampling.exact import ExactRefiner
-from genrefine.sampling.guidance import Guidance, PowerCosineGuidance, bind
+from genrefine.sampling.guidance import Guidance, PowerCosineGuidance, apply_guidance
 from genrefine.sampling.kernels import ExactKernel, RefreshKernel, RefreshThenExactKernel
 from genrefine.sampling.options import SamplingSettings
-from genrefine.sampling.random_source import SampleStreams
+from genrefine.sampling.random_source import SeededSource
 from genrefine.sampling.records import collect
 from genrefine.sampling.sampler import refine
 from genrefine.sampling.schedules import CosineSchedule
@@ -56,8 +56,8 @@ def network():
 
 
 def run(network, seeds, labels, how, noise=None):
-    guided = bind(network, ClassCondition.of(labels, NUM_LABELS), how.guidance)
-    return list(refine(guided, SampleStreams(seeds), SHAPE, NUM_CLASSES, how, noise))
+    guided = apply_guidance(network, ClassCondition.of(labels, NUM_LABELS), how.guidance)
+    return list(refine(guided, SeededSource(seeds), SHAPE, NUM_CLASSES, how, noise))
 
 
 SETTINGS = {
@@ -98,8 +98,8 @@ def test_other_seeds_and_other_classes_give_other_codes(network):
 
 def test_a_generator_and_its_seed_give_the_same_codes(network):
     how = SETTINGS["fixed"]
-    guided = bind(network, ClassCondition.of([3], NUM_LABELS), how.guidance)
-    draws = SampleStreams.from_generators([torch.Generator().manual_seed(5)])
+    guided = apply_guidance(network, ClassCondition.of([3], NUM_LABELS), how.guidance)
+    draws = SeededSource.from_generators([torch.Generator().manual_seed(5)])
     assert torch.equal(
         collect(refine(guided, draws, SHAPE, NUM_CLASSES, how)).codes, collect(run(network, [5], [3], how)).codes
     )
@@ -175,7 +175,7 @@ def test_records_say_what_happened(network, kernel, steps):
 
 def test_the_refresh_kernel_fills_with_the_prediction_and_erases_to_the_first_noise(network):
     seeds = [1, 2]
-    noise = SampleStreams(seeds).codes(NUM_CLASSES, SHAPE)
+    noise = SeededSource(seeds).codes(NUM_CLASSES, SHAPE)
     records = run(network, seeds, [0, 1], SamplingSettings(FixedSteps(8)))
     assert torch.equal(records[-1].state, records[-1].prediction)
     for record in records:
@@ -187,7 +187,7 @@ def test_the_refresh_kernel_fills_with_the_prediction_and_erases_to_the_first_no
 
 def test_giving_the_noise_that_would_be_drawn_changes_nothing(network):
     how, seeds = SETTINGS["adaptive"], [4, 9]
-    noise = SampleStreams(seeds).codes(NUM_CLASSES, SHAPE)
+    noise = SeededSource(seeds).codes(NUM_CLASSES, SHAPE)
     plain, given_ = collect(run(network, seeds, [0, 1], how)), collect(run(network, seeds, [0, 1], how, noise))
     other = collect(run(network, seeds, [0, 1], how, (noise + 1) % NUM_CLASSES))
     assert torch.equal(plain.codes, given_.codes)
@@ -196,7 +196,7 @@ def test_giving_the_noise_that_would_be_drawn_changes_nothing(network):
 
 def test_one_step_is_one_draw_from_the_network_at_pure_noise(network):
     records = run(network, [3], [2], SamplingSettings(FixedSteps(1)))
-    draws = SampleStreams([3])
+    draws = SeededSource([3])
     noise = draws.codes(NUM_CLASSES, SHAPE)
     with torch.no_grad():
         logits = network(noise, torch.zeros(1), ClassCondition.of([2], NUM_LABELS))
@@ -208,8 +208,8 @@ def test_one_step_is_one_draw_from_the_network_at_pure_noise(network):
 def test_sampling_touches_neither_the_global_generator_nor_the_gradient_mode(network):
     torch.manual_seed(0)
     state = torch.get_rng_state()
-    guided = bind(network, ClassCondition.of([0], NUM_LABELS), Guidance())
-    for record in refine(guided, SampleStreams([0]), SHAPE, NUM_CLASSES, SamplingSettings(FixedSteps(2))):
+    guided = apply_guidance(network, ClassCondition.of([0], NUM_LABELS), Guidance())
+    for record in refine(guided, SeededSource([0]), SHAPE, NUM_CLASSES, SamplingSettings(FixedSteps(2))):
         assert torch.is_grad_enabled()
         assert not record.prediction.requires_grad
     assert torch.equal(torch.get_rng_state(), state)
@@ -217,7 +217,7 @@ def test_sampling_touches_neither_the_global_generator_nor_the_gradient_mode(net
 
 def test_a_cold_temperature_takes_the_most_likely_codes(network):
     records = run(network, [3], [2], SamplingSettings(FixedSteps(1), temperature=1e-4))
-    noise = SampleStreams([3]).codes(NUM_CLASSES, SHAPE)
+    noise = SeededSource([3]).codes(NUM_CLASSES, SHAPE)
     with torch.no_grad():
         logits = network(noise, torch.zeros(1), ClassCondition.of([2], NUM_LABELS))
     assert torch.equal(records[0].prediction.long(), logits.argmax(-1))
@@ -268,9 +268,9 @@ PAIRS = [[0, 0], [0, 1], [1, 0], [1, 1]]
 def simulate(outcomes, law, num_classes, num_steps, kernel, label=0, guidance=None):
     refiner = ExactRefiner(torch.tensor(outcomes), torch.tensor(law), num_classes)
     how = SamplingSettings(FixedSteps(num_steps), guidance or Guidance(), kernel=kernel)
-    guided = bind(refiner, ClassCondition.of([label], len(law)), how.guidance)
+    guided = apply_guidance(refiner, ClassCondition.of([label], len(law)), how.guidance)
     shape = (len(outcomes[0]), 1, 1, RUNS)
-    return collect(refine(guided, SampleStreams([num_steps]), shape, num_classes, how)).codes[0, :, 0, 0]
+    return collect(refine(guided, SeededSource([num_steps]), shape, num_classes, how)).codes[0, :, 0, 0]
 
 
 def total_variation(codes, law):
@@ -337,8 +337,8 @@ def test_any_settings_give_codes_in_range_and_whole_records(seed, kernel, num_st
     how = SamplingSettings(FixedSteps(num_steps), Guidance(scale), kernel=kernel, temperature=temperature)
     result = collect(
         refine(
-            bind(refiner, ClassCondition.of([0, 1], 2), how.guidance),
-            SampleStreams([seed, 0]),
+            apply_guidance(refiner, ClassCondition.of([0, 1], 2), how.guidance),
+            SeededSource([seed, 0]),
             (2, 1, 1, 3),
             num_classes,
             how,
@@ -352,23 +352,24 @@ def test_any_settings_give_codes_in_range_and_whole_records(seed, kernel, num_st
 def test_the_component_samples_as_its_parts_do(network):
     sampler = RefinementSampler(7, 2.5, (0.3, 0.9), temperature=0.9)
     condition = ClassCondition.of([0, 1], NUM_LABELS)
-    result = sampler.sample(network, condition, SampleStreams([1, 2]), SHAPE, NUM_CLASSES)
+    result = sampler.sample(network, condition, SeededSource([1, 2]), SHAPE, NUM_CLASSES)
     assert torch.equal(result.codes, collect(run(network, [1, 2], [0, 1], SETTINGS["fixed"])).codes)
     shorter = sampler.settings(num_inference_steps=3)
-    assert sampler.sample(
-        network, condition, SampleStreams([1, 2]), SHAPE, NUM_CLASSES, shorter
-    ).num_steps.tolist() == [3, 3]
+    assert sampler.sample(network, condition, SeededSource([1, 2]), SHAPE, NUM_CLASSES, shorter).num_steps.tolist() == [
+        3,
+        3,
+    ]
 
 
 def test_warmup_entropies_are_those_that_the_adaptive_run_decides_on(network):
     sampler = RefinementSampler(7, 2.5, (0.1, 0.9), temperature=0.9).calibrated(ADAPTIVE)
     condition = ClassCondition.of([0, 1, 2], NUM_LABELS)
     counting, nominal = CountingRefiner(network), sampler.settings(num_inference_steps=ADAPTIVE.max_steps)
-    guided = bind(counting, condition, nominal.guidance)
-    steps = refine(guided, SampleStreams([1, 2, 3]), SHAPE, NUM_CLASSES, nominal)
+    guided = apply_guidance(counting, condition, nominal.guidance)
+    steps = refine(guided, SeededSource([1, 2, 3]), SHAPE, NUM_CLASSES, nominal)
     entropy = next(islice(steps, ADAPTIVE.warmup, None)).entropy
     assert len(counting.rows) == ADAPTIVE.warmup + 1, "whoever reads no further steps pays for no further steps"
     adaptive = sampler.settings(adaptive=True)
-    result = sampler.sample(network, condition, SampleStreams([1, 2, 3]), SHAPE, NUM_CLASSES, adaptive)
+    result = sampler.sample(network, condition, SeededSource([1, 2, 3]), SHAPE, NUM_CLASSES, adaptive)
     assert entropy.tolist() == [trace[ADAPTIVE.warmup] for trace in result.entropy]
     assert result.num_steps.tolist() == [ADAPTIVE.total(value) for value in entropy.tolist()]

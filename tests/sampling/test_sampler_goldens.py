@@ -17,7 +17,7 @@ from safetensors import safe_open
 from genrefine.conditioning.class_condition import ClassCondition
 from genrefine.convert.class_refiner import class_refiner_from_weights
 from genrefine.sampling.budgets import EntropySteps, FixedSteps
-from genrefine.sampling.guidance import Guidance, bind
+from genrefine.sampling.guidance import Guidance, apply_guidance
 from genrefine.sampling.options import SamplingSettings
 from genrefine.sampling.records import collect
 from genrefine.sampling.sampler import refine
@@ -70,7 +70,7 @@ class Recording:
         return SamplingSettings(steps, guidance, schedule, temperature=float(facts["tau"]))
 
 
-class RecordedDraws:
+class RecordedSource:
     """Draws of a recording, one row per sample; later steps of finished samples are skipped with them."""
 
     def __init__(self, recording, rows=None, step=0):
@@ -81,7 +81,7 @@ class RecordedDraws:
         return len(self.rows)
 
     def select(self, indices):
-        return RecordedDraws(self.recording, self.rows[indices], self.step)
+        return RecordedSource(self.recording, self.rows[indices], self.step)
 
     def codes(self, num_classes, shape):
         return self.recording["draw.rand_labels"][self.rows].unsqueeze(2)
@@ -144,8 +144,8 @@ def replay(recording):
     settings = recording.settings()
     count = recording.num_samples
     condition = RecordedCondition(torch.arange(count), torch.zeros(count, dtype=torch.bool))
-    guided = bind(ReplayedRefiner(recording), condition, settings.guidance)
-    return refine(guided, RecordedDraws(recording), recording.shape, recording.num_classes, settings)
+    guided = apply_guidance(ReplayedRefiner(recording), condition, settings.guidance)
+    return refine(guided, RecordedSource(recording), recording.shape, recording.num_classes, settings)
 
 
 def test_every_step_of_a_published_run_is_reproduced(recording):
@@ -174,8 +174,10 @@ def test_converted_weights_and_our_sampler_together_are_the_published_program():
     start = json.loads(recording.facts["config"])["in_context_start"]
     refiner = class_refiner_from_weights(weights, recording.num_classes, start).eval()
     settings = recording.settings()
-    guided = bind(refiner, ClassCondition(recording["in.labels"], refiner.config.num_classes), settings.guidance)
-    records = list(refine(guided, RecordedDraws(recording), recording.shape, recording.num_classes, settings))
+    guided = apply_guidance(
+        refiner, ClassCondition(recording["in.labels"], refiner.config.num_classes), settings.guidance
+    )
+    records = list(refine(guided, RecordedSource(recording), recording.shape, recording.num_classes, settings))
     for record in records:
         rows, step = record.active, record.index
         assert torch.equal(record.prediction, recording["step.pred_labels"][step][rows].unsqueeze(2))

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 
 from genrefine.conditioning.text_condition import TextCondition
-from genrefine.convert import Told, network_from_weights, text_draws, text_entropy_sampler, text_sampler
+from genrefine.convert import Hints, network_from_weights, text_draws, text_entropy_sampler, text_sampler
 from genrefine.convert.published import TEXT_OFFSET, TEXT_SLOPE
 from genrefine.hbq import HBQ
 from genrefine.sampling.records import collect
@@ -25,7 +25,7 @@ def test_every_step_of_a_published_run_is_reproduced(attention):
         golden = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         facts = file.metadata()
     weights = {key[2:]: tensor for key, tensor in golden.items() if key.startswith("w.")}
-    refiner = network_from_weights(weights, Told(attention=attention)).build()
+    refiner = network_from_weights(weights, Hints(attention=attention)).build()
     steps = int(facts["max_infer_steps"])
     assert json.loads(facts["config"])["mode"] == "bit"
     cfg, tau, shift = (float(facts[name]) for name in ("cfg", "tau", "snr_shift"))

@@ -39,7 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Translate and write."""
-    from genrefine.convert import Told, convert
+    from genrefine.convert import Hints, convert
     from genrefine.files import require_writable
 
     quiet_libraries()
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
         class_names=names,
         task=options.task,
         weights=options.weights,
-        told=Told(
+        hints=Hints(
             code_classes=options.code_classes,
             in_context_start=options.in_context_start,
             attention=options.attention,

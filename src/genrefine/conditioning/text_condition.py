@@ -2,7 +2,7 @@
 
 A prompt is a sequence of embeddings from a frozen text encoder (`text_encoder`). The samples of a condition point into
 one table of prompts, so a prompt that many samples share, or that guidance uses at every step, is held once; what a
-network computes from the prompts alone (`PromptMemory`, text keys and values of the prefix layout) is held once too.
+network computes from the prompts alone (`PrefixCache`, text keys and values of the prefix layout) is held once too.
 
 The null condition of a sample is the empty prompt, or its negative prompt; its first frame stays. Classifier-free
 guidance and caption dropout both use it (arXiv 2604.13030, section 3.3; method sections 3 and 5).
@@ -24,34 +24,34 @@ FirstFrame = Int[Tensor, "_ 1 _ _"]
 
 
 @dataclass(frozen=True, eq=False)
-class PromptMemory:
+class PrefixCache:
     """Keys and values of every prompt in every layer of one network.
 
     Args:
         keys: one tensor per layer, normalized and rotated; tokens beyond a prompt's length mean nothing.
         values: the same for values.
         owner: the network they were computed by.
-        stamp: dtype, version and adapters of its weights at that time.
+        cache_key: dtype, version and adapters of its weights at that time.
     """
 
     keys: tuple[Float[Tensor, "prompts heads tokens head_dim"], ...]
     values: tuple[Float[Tensor, "prompts heads tokens head_dim"], ...]
     owner: "weakref.ref[Any]"
-    stamp: tuple[Any, ...]
+    cache_key: tuple[Any, ...]
 
-    def fits(self, other: "PromptMemory") -> bool:
+    def fits(self, other: "PrefixCache") -> bool:
         """Say whether both were computed by one network with the same weights."""
-        return self.owner == other.owner and self.stamp == other.stamp
+        return self.owner == other.owner and self.cache_key == other.cache_key
 
-    def joined(self, other: "PromptMemory") -> "PromptMemory":
+    def joined(self, other: "PrefixCache") -> "PrefixCache":
         """Return these prompts followed by the others; both are of one network."""
         keys, values = _joined_layers(self.keys, other.keys), _joined_layers(self.values, other.values)
-        return PromptMemory(keys, values, self.owner, self.stamp)
+        return PrefixCache(keys, values, self.owner, self.cache_key)
 
-    def to(self, device: torch.device | str) -> "PromptMemory":
+    def to(self, device: torch.device | str) -> "PrefixCache":
         """Return the same on another device."""
         keys, values = (tuple(layer.to(device) for layer in layers) for layers in (self.keys, self.values))
-        return PromptMemory(keys, values, self.owner, self.stamp)
+        return PrefixCache(keys, values, self.owner, self.cache_key)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +61,12 @@ class Prompts:
     Args:
         embeddings: one row per prompt, zero beyond its length.
         lengths: tokens of each prompt.
-        memory: what a network keeps of them; None before `TextRefiner.prepare`.
+        cache: what a network keeps of them; None before `TextRefiner.prepare`.
     """
 
     embeddings: Float[Tensor, "prompts tokens channels"]
     lengths: tuple[int, ...]
-    memory: PromptMemory | None = None
+    cache: PrefixCache | None = None
 
     def tokens(self, row: int) -> Float[Tensor, "tokens channels"]:
         """Return the embeddings of one prompt."""
@@ -74,16 +74,16 @@ class Prompts:
 
     def joined(self, other: "Prompts") -> "Prompts":
         """Return these prompts followed by the others; memories survive if one network made both."""
-        memory = None
-        if self.memory is not None and other.memory is not None and self.memory.fits(other.memory):
-            memory = self.memory.joined(other.memory)
+        cache = None
+        if self.cache is not None and other.cache is not None and self.cache.fits(other.cache):
+            cache = self.cache.joined(other.cache)
         tables = _joined_tokens(self.embeddings, other.embeddings, token_axis=1)
-        return Prompts(tables, self.lengths + other.lengths, memory)
+        return Prompts(tables, self.lengths + other.lengths, cache)
 
     def to(self, device: torch.device | str) -> "Prompts":
         """Return the same prompts on another device."""
-        memory = None if self.memory is None else self.memory.to(device)
-        return Prompts(self.embeddings.to(device), self.lengths, memory)
+        cache = None if self.cache is None else self.cache.to(device)
+        return Prompts(self.embeddings.to(device), self.lengths, cache)
 
 
 @dataclass(frozen=True, eq=False)

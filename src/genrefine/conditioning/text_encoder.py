@@ -133,7 +133,7 @@ class TextEncoder:
             batch = new[start : start + max(1, batch_size)]
             for text, embedding in zip(batch, self._run([self._token_ids(text) for text in batch]), strict=True):
                 found[text] = embedding
-                self._remember(text, embedding)
+                self._keep_embedding(text, embedding)
         return [found[text] for text in texts]  # type: ignore[misc]
 
     def forget(self) -> None:
@@ -184,7 +184,7 @@ class TextEncoder:
             self._cache.move_to_end(key)
         return self._cache.get(key)
 
-    def _remember(self, text: str, embedding: Tensor) -> None:
+    def _keep_embedding(self, text: str, embedding: Tensor) -> None:
         self._cache[self._key(text)] = embedding
         while len(self._cache) > self.cache_size:
             self._cache.popitem(last=False)

@@ -9,7 +9,7 @@ import torch
 
 from genrefine.conditioning.text_encoder import MAX_TOKENS, TextEncoder
 from genrefine.convert.class_refiner import published_size
-from genrefine.convert.networks import Network, Told, with_codes
+from genrefine.convert.networks import Hints, Network, with_codes
 from genrefine.convert.published import CLASS_BUDGET, class_sampler, text_sampler
 from genrefine.convert.text_refiner import JOINT_ONLY
 from genrefine.errors import GenrefineError
@@ -45,7 +45,7 @@ class Assembly:
 
 def plan_pipeline(
     networks: list[Network],
-    told: Told,
+    hints: Hints,
     text_encoder: str | Path | None,
     class_names: list[str] | None,
     task: str | None,
@@ -54,7 +54,7 @@ def plan_pipeline(
 
     Args:
         networks: at most one refiner and one tokenizer.
-        told: by the caller.
+        hints: by the caller.
         text_encoder: folder or hub name.
         class_names: one per class.
         task: "image" or "video".
@@ -74,7 +74,7 @@ def plan_pipeline(
     if task is not None and not makes_text:
         raise GenrefineError("the task goes into the pipeline of a text refiner; leave it out")
     if refiner is not None and tokenizer is not None:
-        tokenizer = _speaking(tokenizer, refiner, told)
+        tokenizer = _speaking(tokenizer, refiner, hints)
     if refiner is not None and tokenizer is not None and makes_classes:
         return _class_pipeline(refiner, tokenizer, class_names)
     if refiner is not None and tokenizer is not None and text_encoder is not None:
@@ -94,7 +94,7 @@ def plan_pipeline(
     return Assembly(only.kind, {"": only if tokenizer is None else tokenizer}, notes, missing, _nothing)
 
 
-def _speaking(tokenizer: Network, refiner: Network, told: Told) -> Network:
+def _speaking(tokenizer: Network, refiner: Network, hints: Hints) -> Network:
     """Give a tokenizer the rounds and layout of the refiner's codes, which its weights do not know.
 
     Raises:
@@ -114,10 +114,10 @@ def _speaking(tokenizer: Network, refiner: Network, told: Told) -> Network:
             f"classes, the tokenizer {dim} latent channels; use parts that were trained together"
         )
     for name, value in (("rounds", rounds), ("layout", layout)):
-        given = getattr(told, name)
+        given = getattr(hints, name)
         if given is not None and given != value:
             raise GenrefineError(f"{name} of this refiner's codes is {value}; got {given}; leave it out")
-    spoken = with_codes(tokenizer, Told(rounds=rounds, layout=layout, bounded=told.bounded))
+    spoken = with_codes(tokenizer, Hints(rounds=rounds, layout=layout, bounded=hints.bounded))
     notes = [note for note in tokenizer.notes if "weights '" in note]
     notes.append(f"visual tokenizer: codes: {rounds} rounds, {layout} layout, as the refiner has them")
     return Network(spoken.kind, spoken.config, spoken.weights, spoken.renames, notes)

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from genrefine.convert.assembly import Assembly, plan_pipeline
 from genrefine.convert.checkpoint import WEIGHT_DTYPES
 from genrefine.convert.inputs import Source, find_sources, total_bytes
-from genrefine.convert.networks import READS, Network, Told
+from genrefine.convert.networks import READS, Hints, Network
 from genrefine.convert.weights_file import verify_weights, write_weights
 from genrefine.errors import GenrefineError
 from genrefine.model_folder.checks import WEIGHTS
@@ -61,7 +61,7 @@ def convert(
     class_names: list[str] | None = None,
     task: str | None = None,
     weights: str | None = None,
-    told: Told | None = None,
+    hints: Hints | None = None,
     dtype: torch.dtype | None = None,
     quiet: bool = False,
 ) -> Conversion:
@@ -75,21 +75,21 @@ def convert(
         class_names: of a class refiner; default is their numbers.
         task: "image" or "video", what a text pipeline is set up for; None for "image", but "video" at size 8 B.
         weights: name of the set of weights in a file that holds several; None for that which the authors sample with.
-        told: what keys and shapes do not tell.
+        hints: what keys and shapes do not tell.
         dtype: write weights in this format; None keeps theirs.
         quiet: draw no progress bar.
 
     Raises:
         GenrefineError: in one line, whatever is wrong with files, options or folders.
     """
-    source, output, told = Path(source), Path(output), told or Told()
+    source, output, hints = Path(source), Path(output), hints or Hints()
     _require_new(output)
     sources = find_sources(source, weights)
     if tokenizer is not None:
         sources += [s for s in find_sources(Path(tokenizer)) if _is_tokenizer(s)]
-    networks = _sorted_out(sources, told, dtype, source)
-    _refuse_unread(networks, told)
-    plan = plan_pipeline(networks, told, text_encoder, class_names, task)
+    networks = _sorted_out(sources, hints, dtype, source)
+    _refuse_unread(networks, hints)
+    plan = plan_pipeline(networks, hints, text_encoder, class_names, task)
     with _staging(output) as folder:
         _write(plan, folder, dtype, quiet)
     return Conversion(output, plan.kind, plan.networks, plan.notes, plan.missing)
@@ -101,11 +101,11 @@ def _is_tokenizer(source: Source) -> bool:
     return source.ours[0] == "visual tokenizer"
 
 
-def _sorted_out(sources: list[Source], told: Told, dtype: torch.dtype | None, where: Path) -> list[Network]:
+def _sorted_out(sources: list[Source], hints: Hints, dtype: torch.dtype | None, where: Path) -> list[Network]:
     """Return at most one refiner and one tokenizer."""
     networks: dict[str, tuple[Network, Source]] = {}
     for source in sources:
-        network = source.network(told)
+        network = source.network(hints)
         role = "tokenizer" if network.kind == "visual tokenizer" else "refiner"
         if role in networks:
             earlier = networks[role][1].path
@@ -124,9 +124,9 @@ def _sorted_out(sources: list[Source], told: Told, dtype: torch.dtype | None, wh
     return [network for network, _ in networks.values()]
 
 
-def _refuse_unread(networks: list[Network], told: Told) -> None:
+def _refuse_unread(networks: list[Network], hints: Hints) -> None:
     read = set().union(*(READS[network.kind] for network in networks))
-    unread = sorted(told.given() - read)
+    unread = sorted(hints.given() - read)
     if unread:
         kinds = " and a ".join(network.kind for network in networks)
         raise GenrefineError(f"{unread[0]} says nothing about a {kinds}; leave it out")

@@ -21,7 +21,7 @@ from genrefine.convert.checkpoint import (
     read_safetensors,
     weight_sets,
 )
-from genrefine.convert.networks import KINDS, READS, Network, Told, network_from_weights, with_codes
+from genrefine.convert.networks import KINDS, READS, Hints, Network, network_from_weights, with_codes
 from genrefine.errors import GenrefineError
 from genrefine.model_folder.checks import WEIGHTS
 from genrefine.model_folder.checksums import verify_checksums
@@ -49,19 +49,19 @@ class Source:
     arguments: Any = None
     ours: tuple[str, dict[str, Any]] | None = None
 
-    def network(self, told: Told) -> Network:
+    def network(self, hints: Hints) -> Network:
         """Return the network, recognized and translated.
 
         Raises:
             GenrefineError: the weights are of no published network, or something has to be said about them.
         """
         if self.ours is None:
-            return network_from_weights(self.state, told, self.arguments, self.path.name)
+            return network_from_weights(self.state, hints, self.arguments, self.path.name)
         kind, config = self.ours
         network = Network(kind, config, self.state)
         if kind == "visual tokenizer":
-            return with_codes(network, told)
-        fixed = sorted(READS[kind] & told.given())
+            return with_codes(network, hints)
+        fixed = sorted(READS[kind] & hints.given())
         if fixed:
             raise GenrefineError(f"'{self.path}' is converted already and knows its {fixed[0]}; leave it out")
         return network

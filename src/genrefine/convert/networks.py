@@ -29,7 +29,7 @@ KINDS: dict[str, type[ModelMixin]] = {
 
 
 @dataclass(frozen=True)
-class Told:
+class Hints:
     """What a caller says about weights; None where he leaves it to the file and the published values.
 
     Args:
@@ -94,13 +94,13 @@ class Network:
 
 
 def network_from_weights(
-    state: Mapping[str, Tensor], told: Told | None = None, arguments: Any = None, file_name: str = "the weights"
+    state: Mapping[str, Tensor], hints: Hints | None = None, arguments: Any = None, file_name: str = "the weights"
 ) -> Network:
     """Recognize published weights and translate them.
 
     Args:
         state: weights under published names.
-        told: what keys and shapes do not tell.
+        hints: what keys and shapes do not tell.
         arguments: training arguments in the checkpoint, if any.
         file_name: for messages, and for the hint it may give.
 
@@ -108,13 +108,13 @@ def network_from_weights(
         GenrefineError: naming the first keys or shapes that are of no published network, or what has to be said.
 
     Example:
-        >>> network = network_from_weights(weights, Told(attention="joint"))  # doctest: +SKIP
+        >>> network = network_from_weights(weights, Hints(attention="joint"))  # doctest: +SKIP
         >>> refiner = network.build()  # doctest: +SKIP
     """
-    told = told or Told()
+    hints = hints or Hints()
     kind = recognize(state)
     network = {"class refiner": _class_refiner, "text refiner": _text_refiner, "visual tokenizer": _tokenizer}[kind](
-        state, told, arguments, file_name
+        state, hints, arguments, file_name
     )
     require_fit(network.on_meta(), network.weights)
     return network
@@ -141,43 +141,43 @@ def recognize(state: Mapping[str, Tensor]) -> str:
     return best
 
 
-def _class_refiner(state: Mapping[str, Tensor], told: Told, arguments: Any, file_name: str) -> Network:
+def _class_refiner(state: Mapping[str, Tensor], hints: Hints, arguments: Any, file_name: str) -> Network:
     ours = class_refiner.translate_weights(state)
-    classes, how = class_refiner.find_code_classes(ours, arguments, told.code_classes)
-    config = class_refiner.infer_config(ours, classes, told.in_context_start)
+    classes, how = class_refiner.find_code_classes(ours, arguments, hints.code_classes)
+    config = class_refiner.infer_config(ours, classes, hints.in_context_start)
     class_refiner.drop_positions(ours, config)
     size = class_refiner.published_size(config["depth"], config["width"])
-    start = "as given" if told.in_context_start is not None else f"as published for size {size}"
+    start = "as given" if hints.in_context_start is not None else f"as published for size {size}"
     notes = [f"codes: {config['code_channels']} channels of {classes} classes, {how}"]
     if config["in_context_tokens"]:
         notes.append(f"class tokens join before block {config['in_context_start']}, {start}")
     return Network("class refiner", config, ours, rename_table(state, class_refiner.rename, ours), notes)
 
 
-def _text_refiner(state: Mapping[str, Tensor], told: Told, arguments: Any, file_name: str) -> Network:
+def _text_refiner(state: Mapping[str, Tensor], hints: Hints, arguments: Any, file_name: str) -> Network:
     ours = text_refiner.translate_weights(state)
-    classes = told.code_classes or 2
+    classes = hints.code_classes or 2
     config = text_refiner.infer_config(ours, "joint", classes)
-    config["attention"], how = text_refiner.require_attention(told.attention, config, file_name)
+    config["attention"], how = text_refiner.require_attention(hints.attention, config, file_name)
     notes = [
         f"attention: {config['attention']}, {how}",
         f"codes: {config['code_channels']} channels of {classes} classes, "
-        + ("as given" if told.code_classes else "as in every released text model"),
+        + ("as given" if hints.code_classes else "as in every released text model"),
     ]
     return Network("text refiner", config, ours, rename_table(state, text_refiner.renaming(state), ours), notes)
 
 
-def _tokenizer(state: Mapping[str, Tensor], told: Told, arguments: Any, file_name: str) -> Network:
+def _tokenizer(state: Mapping[str, Tensor], hints: Hints, arguments: Any, file_name: str) -> Network:
     ours = translate(state, tokenizer.rename)
     chosen = {"rounds": 4, "layout": "bit", "bounded": True}
     config = {**tokenizer.infer_config(ours), **chosen}
     network = Network("visual tokenizer", config, ours, rename_table(state, tokenizer.rename, ours))
-    return with_codes(network, told)
+    return with_codes(network, hints)
 
 
-def with_codes(network: Network, told: Told) -> Network:
+def with_codes(network: Network, hints: Hints) -> Network:
     """Return a tokenizer with the rounds and layout that the caller says, or those it has."""
-    given = {name: getattr(told, name) for name in READS["visual tokenizer"] & told.given()}
+    given = {name: getattr(hints, name) for name in READS["visual tokenizer"] & hints.given()}
     config = {**network.config, **given}
     known = "as given" if given else "as published"
     note = f"codes: {config['rounds']} rounds, {config['layout']} layout, {known}"

@@ -11,24 +11,24 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from genrefine.sampling.random_source import RecordedDraws
+from genrefine.sampling.random_source import RecordedSource
 
 
 def class_draws(
     noise: Int[Tensor, "batch channels h w"],
     exponentials: Float[Tensor, "steps batch channels h w classes"],
     uniforms: Float[Tensor, "steps batch channels h w"],
-) -> RecordedDraws:
+) -> RecordedSource:
     """Return the draws of a class-to-image run; arguments as recorded."""
-    return RecordedDraws(noise.unsqueeze(2), exponentials.unsqueeze(3), uniforms.unsqueeze(3))
+    return RecordedSource(noise.unsqueeze(2), exponentials.unsqueeze(3), uniforms.unsqueeze(3))
 
 
 def text_draws(
     noise: Int[Tensor, "1 channels t h w"],
     exponentials: Float[Tensor, "steps tokens channels classes"],
     uniforms: Float[Tensor, "steps channels t h w"],
-) -> RecordedDraws:
+) -> RecordedSource:
     """Return the draws of a text-to-image or text-to-video run; arguments as recorded, predicted frames only."""
     _, _, _, height, width = noise.shape
     by_position = rearrange(exponentials, "s (t h w) d k -> s 1 d t h w k", h=height, w=width)
-    return RecordedDraws(noise, by_position, uniforms.unsqueeze(1))
+    return RecordedSource(noise, by_position, uniforms.unsqueeze(1))

@@ -24,8 +24,8 @@ from genrefine.media.pixels import to_pil
 from genrefine.media.sheets import image_grid
 from genrefine.refiner import TextRefiner
 from genrefine.sampling.component import RefinementSampler
-from genrefine.sampling.guidance import bind
-from genrefine.sampling.random_source import SampleStreams
+from genrefine.sampling.guidance import apply_guidance
+from genrefine.sampling.random_source import SeededSource
 from genrefine.sampling.records import collect
 from genrefine.sampling.sampler import refine
 from genrefine.tokenizer import VisualTokenizer
@@ -110,10 +110,10 @@ def _preview(
     def pixels(refiner: TextRefiner, condition: TextCondition, grid: tuple[int, int, int]) -> Tensor:
         device = next(refiner.parameters()).device
         code_shape, classes = (tokenizer.code_channels, *grid), tokenizer.num_classes
-        bound = bind(refiner, refiner.prepare(condition.to(device)), sampling.guidance)
+        bound = apply_guidance(refiner, refiner.prepare(condition.to(device)), sampling.guidance)
         with torch.no_grad():
             codes = collect(
-                refine(bound, SampleStreams(range(len(condition)), device), code_shape, classes, sampling)
+                refine(bound, SeededSource(range(len(condition)), device), code_shape, classes, sampling)
             ).codes
         firsts = condition.first_frames
         whole = [

@@ -78,13 +78,13 @@ class SelfAttention(nn.Module):
     ) -> Float[Tensor, "batch tokens width"]:
         qkv = self.query_key_value(x)
         query, key, value = rearrange(qkv, "b n (three heads d) -> three b heads n d", three=3, heads=self.num_heads)
-        query = self._place(query, self.query_norm, rotation)
-        key = self._place(key, self.key_norm, rotation)
+        query = self._norm_and_rotate(query, self.query_norm, rotation)
+        key = self._norm_and_rotate(key, self.key_norm, rotation)
         mixed = attend(query, key, value)  # batch heads tokens head_dim
         return self.output(rearrange(mixed, "b heads n d -> b n (heads d)"))
 
     @staticmethod
-    def _place(
+    def _norm_and_rotate(
         x: Float[Tensor, "batch heads tokens head_dim"], norm: RMSNorm, rotation: Rotation
     ) -> Float[Tensor, "batch heads tokens head_dim"]:
         """Normalize each head and rotate it to its place on the grid, in float32; return the dtype of x."""

@@ -53,7 +53,9 @@ class ModulatedRMSNorm(RMSNorm):
         return torch.addcmul(shift.float()[:, None], wide * inverse_rms(wide, self.eps), gain).to(x.dtype)
 
 
-def by_eights(layer: Callable[[Tensor], Tensor], rows: Tensor, training: bool) -> Float[Tensor, "batch out_features"]:
+def batch_invariant(
+    layer: Callable[[Tensor], Tensor], rows: Tensor, training: bool
+) -> Float[Tensor, "batch out_features"]:
     """Apply a layer to one row per sample, giving a sample the same bits in a batch of any size.
 
     A matrix product of few rows adds up in another order than one of many, and where the order changes depends on the
@@ -72,10 +74,10 @@ def by_eights(layer: Callable[[Tensor], Tensor], rows: Tensor, training: bool) -
 
 
 class SampleLinear(nn.Linear):
-    """Map one vector per sample, see `by_eights`."""
+    """Map one vector per sample, see `batch_invariant`."""
 
     def forward(self, x: Float[Tensor, "batch in_features"]) -> Float[Tensor, "batch out_features"]:
-        return by_eights(super().forward, x, self.training)
+        return batch_invariant(super().forward, x, self.training)
 
 
 class SwiGLU(nn.Module):

@@ -35,8 +35,8 @@ from genrefine.pipelines.request import (
 )
 from genrefine.refiner import ClassRefiner
 from genrefine.sampling.component import RefinementSampler
-from genrefine.sampling.guidance import bind
-from genrefine.sampling.random_source import SampleStreams
+from genrefine.sampling.guidance import apply_guidance
+from genrefine.sampling.random_source import SeededSource
 from genrefine.sampling.records import RefinementStep, collect
 from genrefine.sampling.sampler import refine
 from genrefine.tokenizer import VisualTokenizer
@@ -190,8 +190,8 @@ class ClassPipeline(ClassAdapters):
         device, config = self._execution_device, self.refiner.config
         condition = ClassCondition.of(run.classes, config.num_classes, device)
         return refine(
-            bind(self.refiner, condition, run.sampling.guidance),
-            SampleStreams(run.seeds, device),
+            apply_guidance(self.refiner, condition, run.sampling.guidance),
+            SeededSource(run.seeds, device),
             (config.code_channels, 1, *config.grid),
             config.code_classes,
             run.sampling,

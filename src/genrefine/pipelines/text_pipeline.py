@@ -59,8 +59,8 @@ from genrefine.pipelines.text_request import (
 )
 from genrefine.refiner import TextRefiner
 from genrefine.sampling.component import RefinementSampler
-from genrefine.sampling.guidance import bind
-from genrefine.sampling.random_source import SampleStreams
+from genrefine.sampling.guidance import apply_guidance
+from genrefine.sampling.random_source import SeededSource
 from genrefine.sampling.records import RefinementStep, collect
 from genrefine.sampling.sampler import refine
 from genrefine.tokenizer import VisualTokenizer
@@ -305,8 +305,8 @@ class TextPipeline(RefinementPipeline):
             condition = prepare(self.refiner, run.condition)
         frames, rows, columns = run.grid
         records = refine(
-            bind(self.refiner, condition, run.sampling.guidance),
-            SampleStreams(run.seeds, device),
+            apply_guidance(self.refiner, condition, run.sampling.guidance),
+            SeededSource(run.seeds, device),
             (config.code_channels, frames - run.has_first_frame, rows, columns),
             config.code_classes,
             run.sampling,

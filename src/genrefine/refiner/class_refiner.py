@@ -25,7 +25,7 @@ from genrefine.conditioning.class_condition import ClassCondition
 from genrefine.errors import GenrefineError
 from genrefine.nn.attention import SelfAttention
 from genrefine.nn.embeddings import ScalarEmbedding, grid_sinusoid
-from genrefine.nn.layers import ModulatedRMSNorm, SampleLinear, SwiGLU, by_eights
+from genrefine.nn.layers import ModulatedRMSNorm, SampleLinear, SwiGLU, batch_invariant
 from genrefine.nn.rope import FixedRotation, FixedTable, Rotation, grid_angles
 from genrefine.refiner.adapter import AdaptableRefiner
 from genrefine.refiner.checks import check_class_batch
@@ -66,7 +66,7 @@ class RefinerBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch tokens width"], activated: Float[Tensor, "batch width"], rotation: Rotation
     ) -> Float[Tensor, "batch tokens width"]:
-        modulation = by_eights(self.modulation, activated, self.training)
+        modulation = batch_invariant(self.modulation, activated, self.training)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.chunk(6, dim=-1)
         x = torch.addcmul(x, gate_a[:, None], self.attention(self.attention_norm(x, shift_a, scale_a), rotation))
         return torch.addcmul(x, gate_m[:, None], self.mlp(self.mlp_norm(x, shift_m, scale_m)))
@@ -84,7 +84,7 @@ class RefinerHead(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch tokens width"], activated: Float[Tensor, "batch width"]
     ) -> Float[Tensor, "batch tokens logits"]:
-        shift, scale = by_eights(self.modulation, activated, self.training).chunk(2, dim=-1)
+        shift, scale = batch_invariant(self.modulation, activated, self.training).chunk(2, dim=-1)
         with torch.autocast(x.device.type, enabled=False):
             x = self.norm(x.float(), shift, scale)
             return F.linear(x, self.linear.weight.float(), self.linear.bias.float())
@@ -197,7 +197,9 @@ class ClassRefiner(ReplaceableClasses, AdaptableRefiner, ModelMixin, ConfigMixin
         sizes, device = self.sizes, codes.device
         check_class_batch(codes, condition, sizes)
         look_up = self.class_embedding  # with an adapter, a table and a product
-        labels = by_eights(look_up, condition.labels, self.training) if self.adapters else look_up(condition.labels)
+        labels = (
+            batch_invariant(look_up, condition.labels, self.training) if self.adapters else look_up(condition.labels)
+        )
         activated = F.silu(self.signal_embedding(signal) + labels)
         # In the parameter dtype: under autocast the sum of all blocks stays float32 while the products are bfloat16.
         positions = self._positions.on(device).to(self.class_embedding.weight.dtype)

@@ -12,7 +12,7 @@ attend:
     padded      segments are filled up to the longest; one call for all of them, under a mask
 
 Both give the same numbers up to rounding. In the prefix layout a segment's keys are preceded by those of its prompt
-(`Recall`), which were computed once.
+(`CachedPrompts`), which were computed once.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ from genrefine.nn.rope3d import rotation_at
 from genrefine.refiner.positions import SIGNAL_POSITION, grid_positions, line_positions
 
 ALIGNMENT = 8
-LayerMemory = tuple[Float[Tensor, "prompts kv_heads text head_dim"], Float[Tensor, "prompts kv_heads text head_dim"]]
+LayerCache = tuple[Float[Tensor, "prompts kv_heads text head_dim"], Float[Tensor, "prompts kv_heads text head_dim"]]
 """Keys and values of all prompts in one layer."""
 
 
@@ -83,11 +83,11 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Recall:
+class CachedPrompts:
     """Which remembered prompt each segment sees before itself.
 
     Args:
-        rows: prompt of each segment, as a row of the memory.
+        rows: prompt of each segment, as a row of the cache.
         lengths: tokens of these prompts.
     """
 
@@ -96,7 +96,7 @@ class Recall:
 
 
 @runtime_checkable
-class AttentionPlan(Protocol):
+class AttentionBackend(Protocol):
     """A way for all segments of a sequence to attend, each to itself."""
 
     def __call__(
@@ -104,7 +104,7 @@ class AttentionPlan(Protocol):
         query: Float[Tensor, "heads tokens head_dim"],
         key: Float[Tensor, "kv_heads tokens head_dim"],
         value: Float[Tensor, "kv_heads tokens head_dim"],
-        memory: LayerMemory | None,
+        cache: LayerCache | None,
     ) -> Float[Tensor, "heads tokens head_dim"]:
         """Return the attention output of every token; that of filling tokens means nothing."""
         ...
@@ -116,7 +116,7 @@ class Group:
 
     Args:
         index: their tokens in the sequence.
-        rows: their prompts in the memory.
+        rows: their prompts in the cache.
         num_remembered: tokens of each of these prompts.
     """
 
@@ -143,15 +143,15 @@ class PackedAttention:
         query: Float[Tensor, "heads tokens head_dim"],
         key: Float[Tensor, "kv_heads tokens head_dim"],
         value: Float[Tensor, "kv_heads tokens head_dim"],
-        memory: LayerMemory | None,
+        cache: LayerCache | None,
     ) -> Float[Tensor, "heads tokens head_dim"]:
         outputs = []
         for group in self.groups:
             own_query, own_key, own_value = (x[:, group.index].transpose(0, 1) for x in (query, key, value))
-            if memory is not None and group.rows is not None:
+            if cache is not None and group.rows is not None:
                 own_key, own_value = (
                     torch.cat([layer[group.rows, :, : group.num_remembered], own], dim=2)
-                    for layer, own in zip(memory, (own_key, own_value), strict=True)
+                    for layer, own in zip(cache, (own_key, own_value), strict=True)
                 )
             output = attend(own_query, *_for_all_heads(own_key, own_value, query.shape[0]))
             outputs.append(rearrange(output, "segments heads n d -> heads (segments n) d"))
@@ -165,7 +165,7 @@ class PaddedAttention:
     Args:
         num_segments: segments, all filled up to one length.
         mask: which keys are real, remembered ones first.
-        rows: prompt of each segment in the memory.
+        rows: prompt of each segment in the cache.
         num_remembered: tokens of the longest of these prompts.
     """
 
@@ -179,16 +179,16 @@ class PaddedAttention:
         query: Float[Tensor, "heads tokens head_dim"],
         key: Float[Tensor, "kv_heads tokens head_dim"],
         value: Float[Tensor, "kv_heads tokens head_dim"],
-        memory: LayerMemory | None,
+        cache: LayerCache | None,
     ) -> Float[Tensor, "heads tokens head_dim"]:
         own_query, own_key, own_value = (
             rearrange(x, "heads (segments n) d -> segments heads n d", segments=self.num_segments)
             for x in (query, key, value)
         )
-        if memory is not None and self.rows is not None:
+        if cache is not None and self.rows is not None:
             own_key, own_value = (
                 torch.cat([layer[self.rows, :, : self.num_remembered], own], dim=2)
-                for layer, own in zip(memory, (own_key, own_value), strict=True)
+                for layer, own in zip(cache, (own_key, own_value), strict=True)
             )
         own_key, own_value = _for_all_heads(own_key, own_value, query.shape[0])
         output = attend(own_query, own_key, own_value, self.mask)
@@ -196,7 +196,7 @@ class PaddedAttention:
 
 
 @dataclass(frozen=True, eq=False)
-class SequencePlan:
+class PackedLayout:
     """Where every segment lies, how its tokens are rotated and how they attend.
 
     Args:
@@ -211,7 +211,7 @@ class SequencePlan:
     starts: tuple[int, ...]
     num_tokens: int
     rotation: Rotation
-    attention: AttentionPlan
+    attention: AttentionBackend
 
     def join(self, parts: Sequence[Sequence[Float[Tensor, "_ width"]]]) -> Float[Tensor, "tokens width"]:
         """Lay the parts of every segment into one sequence, with zeros for filling tokens."""
@@ -223,14 +223,14 @@ class SequencePlan:
         return torch.cat(pieces)
 
 
-def plan_sequence(
+def pack_sequence(
     segments: Sequence[Segment],
     head_dim: int,
     device: torch.device,
     batching: str = "packed",
-    recall: Recall | None = None,
+    cached: CachedPrompts | None = None,
     equal_stride: bool = False,
-) -> SequencePlan:
+) -> PackedLayout:
     """Lay out a sequence of segments.
 
     Args:
@@ -238,7 +238,7 @@ def plan_sequence(
         head_dim: size of an attention head.
         device: where the network runs.
         batching: "packed" or "padded".
-        recall: prompts that the segments see before themselves, in the prefix layout.
+        cached: prompts that the segments see before themselves, in the prefix layout.
         equal_stride: start the segments at equal distances in the packed way too.
 
     Raises:
@@ -255,25 +255,25 @@ def plan_sequence(
         positions[start : start + segment.length] = segment.positions()
     cos, sin = rotation_at(positions, head_dim)
     make = _packed if batching == "packed" else _padded
-    return SequencePlan(
+    return PackedLayout(
         tuple(segments),
         tuple(starts),
         num_tokens,
         (cos.to(device), sin.to(device)),
-        make(segments, starts, num_tokens, recall, device),
+        make(segments, starts, num_tokens, cached, device),
     )
 
 
 def _packed(
-    segments: Sequence[Segment], starts: list[int], num_tokens: int, recall: Recall | None, device: torch.device
+    segments: Sequence[Segment], starts: list[int], num_tokens: int, cached: CachedPrompts | None, device: torch.device
 ) -> PackedAttention:
     members: dict[tuple[int, int], list[int]] = {}
     for i, segment in enumerate(segments):
-        members.setdefault((segment.length, recall.lengths[i] if recall else 0), []).append(i)
+        members.setdefault((segment.length, cached.lengths[i] if cached else 0), []).append(i)
     groups, places = [], []
     for (length, remembered), chosen in members.items():
         index = torch.tensor([starts[i] for i in chosen], device="cpu")[:, None] + torch.arange(length, device="cpu")
-        rows = None if recall is None else torch.tensor([recall.rows[i] for i in chosen], device=device)
+        rows = None if cached is None else torch.tensor([cached.rows[i] for i in chosen], device=device)
         groups.append(Group(index.to(device), rows, remembered))
         places.append(index.flatten())
     # A filling token, in no group, takes the output of the first token there: finite, and read by nobody.
@@ -284,14 +284,14 @@ def _packed(
 
 
 def _padded(
-    segments: Sequence[Segment], starts: list[int], num_tokens: int, recall: Recall | None, device: torch.device
+    segments: Sequence[Segment], starts: list[int], num_tokens: int, cached: CachedPrompts | None, device: torch.device
 ) -> PaddedAttention:
     real = _first(torch.tensor([segment.length for segment in segments], device="cpu"), num_tokens // len(segments))
     rows, remembered = None, 0
-    if recall is not None:
-        remembered = max(recall.lengths)
-        real = torch.cat([_first(torch.tensor(recall.lengths, device="cpu"), remembered), real], dim=1)
-        rows = torch.tensor(recall.rows, device=device)
+    if cached is not None:
+        remembered = max(cached.lengths)
+        real = torch.cat([_first(torch.tensor(cached.lengths, device="cpu"), remembered), real], dim=1)
+        rows = torch.tensor(cached.rows, device=device)
     return PaddedAttention(len(segments), real[:, None, None].to(device), rows, remembered)
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from genrefine.nn.attention import samples_at_once
 from genrefine.nn.layers import RMSNorm, rms_normalize
 from genrefine.nn.rope import Rotation, rotate_pairs
-from genrefine.refiner.packing import AttentionPlan, LayerMemory
+from genrefine.refiner.packing import AttentionBackend, LayerCache
 
 KeysAndValues = tuple[Float[Tensor, "kv_heads tokens head_dim"], Float[Tensor, "kv_heads tokens head_dim"]]
 
@@ -44,17 +44,19 @@ class GroupedQueryAttention(nn.Module):
         self,
         x: Float[Tensor, "tokens width"],
         rotation: Rotation,
-        plan: AttentionPlan,
-        memory: LayerMemory | None = None,
+        plan: AttentionBackend,
+        cache: LayerCache | None = None,
     ) -> tuple[Float[Tensor, "tokens width"], KeysAndValues]:
         value = rearrange(self.value(x), "n (heads d) -> heads n d", heads=self.num_kv_heads)
-        query = self._place(self.query(x), self.num_heads, self.query_norm, rotation)
-        key = self._place(self.key(x), self.num_kv_heads, self.key_norm, rotation)
-        mixed = plan(query, key, value, memory)  # heads tokens head_dim
+        query = self._norm_and_rotate(self.query(x), self.num_heads, self.query_norm, rotation)
+        key = self._norm_and_rotate(self.key(x), self.num_kv_heads, self.key_norm, rotation)
+        mixed = plan(query, key, value, cache)  # heads tokens head_dim
         return self.output(rearrange(mixed, "heads n d -> n (heads d)")), (key, value)
 
     @staticmethod
-    def _place(x: Tensor, num_heads: int, norm: RMSNorm, rotation: Rotation) -> Float[Tensor, "heads tokens head_dim"]:
+    def _norm_and_rotate(
+        x: Tensor, num_heads: int, norm: RMSNorm, rotation: Rotation
+    ) -> Float[Tensor, "heads tokens head_dim"]:
         """Split into heads, normalize each and rotate it to its place, in float32; return the dtype of x."""
         heads = rearrange(x, "n (heads d) -> heads n d", heads=num_heads)
 
@@ -93,10 +95,10 @@ class TextRefinerBlock(nn.Module):
         self,
         x: Float[Tensor, "tokens width"],
         rotation: Rotation,
-        plan: AttentionPlan,
-        memory: LayerMemory | None = None,
+        plan: AttentionBackend,
+        cache: LayerCache | None = None,
     ) -> tuple[Float[Tensor, "tokens width"], KeysAndValues]:
-        mixed, keys_and_values = self.attention(self.attention_norm(x), rotation, plan, memory)
+        mixed, keys_and_values = self.attention(self.attention_norm(x), rotation, plan, cache)
         x = x + mixed
         return x + self.mlp(self.mlp_norm(x)), keys_and_values
 

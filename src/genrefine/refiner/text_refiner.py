@@ -27,12 +27,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genrefine.conditioning.text_condition import PromptMemory, Prompts, TextCondition
+from genrefine.conditioning.text_condition import PrefixCache, Prompts, TextCondition
 from genrefine.errors import GenrefineError, refuse_unknown_settings
 from genrefine.nn.embeddings import ScalarEmbedding
 from genrefine.refiner.adapter import AdaptableRefiner
 from genrefine.refiner.checks import check_codes, check_text_condition
-from genrefine.refiner.packing import LayerMemory, Recall, Segment, SequencePlan, aligned, plan_sequence
+from genrefine.refiner.packing import CachedPrompts, LayerCache, PackedLayout, Segment, aligned, pack_sequence
 from genrefine.refiner.positions import SIGNAL_POSITION
 from genrefine.refiner.text_blocks import KeysAndValues, TextRefinerBlock, TextRefinerHead
 
@@ -92,7 +92,7 @@ class TextRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[mi
         self.signal_embedding = ScalarEmbedding(width)
         self.blocks = nn.ModuleList(TextRefinerBlock(width, num_heads, num_kv_heads, mlp_width) for _ in range(depth))
         self.head = TextRefinerHead(width, code_channels * code_classes)
-        self._plans: dict[Any, SequencePlan] = {}
+        self._plans: dict[Any, PackedLayout] = {}
         self.reset_parameters()
 
     @classmethod
@@ -136,8 +136,8 @@ class TextRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[mi
         prompts = condition.prompts
         if self.sizes.attention == "joint" or self._remembers(prompts):
             return condition
-        memory = self._remember(prompts, tuple(range(len(prompts.lengths))))
-        prompts = Prompts(prompts.embeddings, prompts.lengths, memory)
+        cache = self._fill_cache(prompts, tuple(range(len(prompts.lengths))))
+        prompts = Prompts(prompts.embeddings, prompts.lengths, cache)
         return TextCondition(prompts, condition.rows, condition.null_rows, condition.first_frames)
 
     def forward(
@@ -168,8 +168,8 @@ class TextRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[mi
             Segment((s.shape[1], s.shape[2], s.shape[3]), length if is_joint else 0, first is not None)
             for s, length, first in zip(samples, lengths, condition.first_frames, strict=True)
         )
-        memory, recall = (None, None) if is_joint else self._memory_of(condition)
-        plan = self._plan(segments, samples[0].device, batching, recall)
+        cache, cached = (None, None) if is_joint else self._cache_of(condition)
+        plan = self._plan(segments, samples[0].device, batching, cached)
 
         visual = self._embed_codes([*samples, *(first for first in condition.first_frames if first is not None)])
         firsts = iter(visual[len(samples) :])
@@ -187,7 +187,7 @@ class TextRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[mi
         # In the parameter dtype: under autocast the sum of all blocks stays float32 while the products are bfloat16.
         x = plan.join(parts).to(self.code_embedding.weight.dtype)  # tokens width
         for layer, block in enumerate(self.blocks):
-            x, _ = self._run(block, x, plan, None if memory is None else (memory.keys[layer], memory.values[layer]))
+            x, _ = self._run(block, x, plan, None if cache is None else (cache.keys[layer], cache.values[layer]))
         logits = self.head(x)  # tokens (channels classes)
         outputs = [
             rearrange(
@@ -214,30 +214,30 @@ class TextRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[mi
         embedded = dict(zip(unique, pieces, strict=True))
         return [embedded[row] for row in rows]
 
-    def _memory_of(self, condition: TextCondition) -> tuple[PromptMemory, Recall]:
+    def _cache_of(self, condition: TextCondition) -> tuple[PrefixCache, CachedPrompts]:
         """Return keys and values of the condition's prompts, from `prepare` or computed now for those in use."""
         prompts, rows = condition.prompts, condition.rows
-        if prompts.memory is not None:
+        if prompts.cache is not None:
             if not self._remembers(prompts):
                 raise GenrefineError(
                     "this condition was prepared by another refiner or before its weights changed; "
                     "prepare the condition that was built from the prompts"
                 )
-            return prompts.memory, Recall(rows, condition.lengths)
+            return prompts.cache, CachedPrompts(rows, condition.lengths)
         used = tuple(dict.fromkeys(rows))
         places = {row: place for place, row in enumerate(used)}
-        return self._remember(prompts, used), Recall(tuple(places[row] for row in rows), condition.lengths)
+        return self._fill_cache(prompts, used), CachedPrompts(tuple(places[row] for row in rows), condition.lengths)
 
     def _remembers(self, prompts: Prompts) -> bool:
-        memory = prompts.memory
-        return memory is not None and memory.owner() is self and memory.stamp == self._stamp()
+        cache = prompts.cache
+        return cache is not None and cache.owner() is self and cache.cache_key == self._cache_key()
 
-    def _stamp(self) -> tuple[Any, ...]:
+    def _cache_key(self) -> tuple[Any, ...]:
         """Return what changes when weights are cast, loaded, trained or adapted."""
         weight = self.text_embedding.weight
         return weight.dtype, 0 if weight.is_inference() else weight._version, *self._adapter_stamp()
 
-    def _remember(self, prompts: Prompts, rows: tuple[int, ...]) -> PromptMemory:
+    def _fill_cache(self, prompts: Prompts, rows: tuple[int, ...]) -> PrefixCache:
         """Run the prompts of these rows through the network by themselves and keep their keys and values."""
         text = self._embed_prompts(prompts, rows)
         segments = tuple(Segment((0, 0, 0), prompts.lengths[row], has_signal=False) for row in rows)
@@ -251,32 +251,32 @@ class TextRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[mi
             tuple(rearrange(kept, "heads (prompts n) d -> prompts heads n d", prompts=len(rows)) for kept in kind)
             for kind in zip(*layers, strict=True)
         )
-        return PromptMemory(keys, values, weakref.ref(self), self._stamp())
+        return PrefixCache(keys, values, weakref.ref(self), self._cache_key())
 
     def _plan(
         self,
         segments: tuple[Segment, ...],
         device: torch.device,
         batching: str,
-        recall: Recall | None,
+        cached: CachedPrompts | None,
         equal_stride: bool = False,
-    ) -> SequencePlan:
+    ) -> PackedLayout:
         """Return the plan of a sequence, kept for the next steps of the same call."""
-        key = (segments, device, batching, recall, equal_stride)
+        key = (segments, device, batching, cached, equal_stride)
         if key not in self._plans:
             while len(self._plans) >= MOST_PLANS:
                 del self._plans[next(iter(self._plans))]
             with torch.inference_mode(False):  # a plan made while sampling must serve training too
-                self._plans[key] = plan_sequence(segments, self.head_dim, device, batching, recall, equal_stride)
+                self._plans[key] = pack_sequence(segments, self.head_dim, device, batching, cached, equal_stride)
         return self._plans[key]
 
     def _run(
-        self, block: nn.Module, x: Tensor, plan: SequencePlan, memory: LayerMemory | None
+        self, block: nn.Module, x: Tensor, plan: PackedLayout, cache: LayerCache | None
     ) -> tuple[Tensor, KeysAndValues]:
         run: Any = block
         if torch.is_grad_enabled() and self.gradient_checkpointing:
             run = partial(cast(Any, self)._gradient_checkpointing_func, block)
-        return run(x, plan.rotation, plan.attention, memory)  # type: ignore[no-any-return]
+        return run(x, plan.rotation, plan.attention, cache)  # type: ignore[no-any-return]
 
 
 # Conditional and guided steps of a batch alternate between two plans; a few more while finished samples leave.

@@ -12,9 +12,9 @@ from torch import Tensor
 from genrefine.conditioning.condition import Condition
 from genrefine.errors import GenrefineError, refuse_unknown_settings
 from genrefine.sampling.budgets import EntropySteps
-from genrefine.sampling.guidance import Refiner, bind
+from genrefine.sampling.guidance import Refiner, apply_guidance
 from genrefine.sampling.options import CAPPED_SCHEDULE, REALIZING_KERNEL, SWITCHING_KERNEL, SamplingSettings
-from genrefine.sampling.random_source import Draws
+from genrefine.sampling.random_source import RandomSource
 from genrefine.sampling.records import RefinementResult, RefinementStep, collect
 from genrefine.sampling.sampler import refine
 
@@ -125,7 +125,7 @@ class RefinementSampler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self,
         refiner: Refiner,
         condition: Condition,
-        draws: Draws,
+        source: RandomSource,
         shape: Sequence[int],
         num_classes: int,
         settings: SamplingSettings | None = None,
@@ -136,19 +136,19 @@ class RefinementSampler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         Args:
             refiner: the network.
             condition: what to make, one per sample.
-            draws: one random stream per sample.
+            source: one random stream per sample.
             shape: channels, t, h, w of one sample.
             num_classes: classes of one code.
             settings: by default the saved ones, with a fixed number of steps.
             noise: N to start from; by default drawn.
         """
-        return collect(self.refine(refiner, condition, draws, shape, num_classes, settings, noise))
+        return collect(self.refine(refiner, condition, source, shape, num_classes, settings, noise))
 
     def refine(
         self,
         refiner: Refiner,
         condition: Condition,
-        draws: Draws,
+        source: RandomSource,
         shape: Sequence[int],
         num_classes: int,
         settings: SamplingSettings | None = None,
@@ -156,7 +156,9 @@ class RefinementSampler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     ) -> Iterator[RefinementStep]:
         """Yield one record per step; arguments as in `sample`."""
         settings = settings or self.settings()
-        return refine(bind(refiner, condition, settings.guidance), draws, shape, num_classes, settings, noise)
+        return refine(
+            apply_guidance(refiner, condition, settings.guidance), source, shape, num_classes, settings, noise
+        )
 
     def _values(self) -> dict[str, Any]:
         return {key: value for key, value in self.config.items() if not key.startswith("_")}

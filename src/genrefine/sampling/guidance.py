@@ -10,9 +10,9 @@ and w = 1 means c itself: then the unconditional pass does not run at all. Two l
                    w = g if low <= t <= high else 1    closed, as in the published text models
     power-cosine   w = 1 + (g - 1) (1 - cos(pi t^p)) / 2       grows from 1 to g
 
-`bind` joins refiner, condition and law into one callable (codes, signal) -> logits. Rows that are guided travel as one
-call: all samples conditionally, then the guided ones unconditionally. Samples may stand at different signals (their
-step budgets differ), so the law is applied to each by itself.
+`apply_guidance` joins refiner, condition and law into one callable (codes, signal) -> logits. Rows that are guided
+travel as one call: all samples conditionally, then the guided ones unconditionally. Samples may stand at different
+signals (their step budgets differ), so the law is applied to each by itself.
 """
 
 from collections.abc import Callable
@@ -109,7 +109,7 @@ class GuidedLogits:
 
 @dataclass(frozen=True)
 class GuidedRefiner:
-    """A refiner bound to a condition and a guidance law; see `bind`."""
+    """A refiner bound to a condition and a guidance law; see `apply_guidance`."""
 
     refiner: Refiner
     condition: Condition
@@ -148,7 +148,7 @@ class GuidedRefiner:
         return GuidedRefiner(self.refiner, self.condition.select(indices), self.guidance)
 
 
-def bind(refiner: Refiner, condition: Condition, guidance: GuidanceLaw) -> GuidedRefiner:
+def apply_guidance(refiner: Refiner, condition: Condition, guidance: GuidanceLaw) -> GuidedRefiner:
     """Join a refiner, a condition and a guidance law into one callable (codes, signal) -> `GuidedLogits`."""
     return GuidedRefiner(refiner, condition, guidance)
 

@@ -10,8 +10,8 @@ A label with probabilities p_k is drawn as the winner of an exponential race, ar
 Draws happen on the generator's device, the CPU for seeds, and then move, so that devices agree. Exponentials are made
 from float64 uniforms: torch's own `exponential_` takes another path (and other numbers) where MKL is missing.
 
-`Draws` is all that the sampler knows of randomness. `SampleStreams` draws from seeds, `RecordedDraws` replays numbers
-that another program drew, to compare the two programs label by label.
+`RandomSource` is all that the sampler knows of randomness. `SeededSource` draws from seeds, `RecordedSource` replays
+numbers that another program drew, to compare the two programs label by label.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,14 +28,14 @@ _MASK64 = 2**64 - 1
 
 
 @runtime_checkable
-class Draws(Protocol):
+class RandomSource(Protocol):
     """What the sampler asks of randomness: one row per sample, each row from its own stream."""
 
     def __len__(self) -> int:
         """Return the number of samples."""
         ...
 
-    def select(self, indices: Int[Tensor, "selected"]) -> "Draws":
+    def select(self, indices: Int[Tensor, "selected"]) -> "RandomSource":
         """Return the streams at these positions; they continue where they are."""
         ...
 
@@ -52,7 +52,7 @@ class Draws(Protocol):
         ...
 
 
-class SampleStreams:
+class SeededSource:
     """Hold one generator per sample.
 
     Args:
@@ -72,7 +72,7 @@ class SampleStreams:
     @classmethod
     def from_generators(
         cls, generators: Sequence[torch.Generator], device: torch.device | str = "cpu"
-    ) -> "SampleStreams":
+    ) -> "SeededSource":
         """Use given generators, one per sample; they advance as samples are drawn.
 
         Raises:
@@ -86,7 +86,7 @@ class SampleStreams:
         return cls._of(list(generators), torch.device(device))
 
     @classmethod
-    def _of(cls, generators: list[torch.Generator], device: torch.device) -> "SampleStreams":
+    def _of(cls, generators: list[torch.Generator], device: torch.device) -> "SeededSource":
         streams = cls.__new__(cls)
         streams._generators = generators
         streams._device = device
@@ -95,7 +95,7 @@ class SampleStreams:
     def __len__(self) -> int:
         return len(self._generators)
 
-    def select(self, indices: Int[Tensor, "selected"]) -> "SampleStreams":
+    def select(self, indices: Int[Tensor, "selected"]) -> "SeededSource":
         """Return the streams at these positions, sharing their generators."""
         return self._of([self._generators[index] for index in indices.tolist()], self._device)
 
@@ -118,7 +118,7 @@ class SampleStreams:
         return torch.stack([draw.to(self._device) for draw in draws])
 
 
-class RecordedDraws:
+class RecordedSource:
     """Replay recorded draws instead of drawing.
 
     Args:
@@ -131,7 +131,7 @@ class RecordedDraws:
 
     Example:
         >>> noise, e = torch.zeros(2, 1, 1, 1, 1, dtype=torch.int32), torch.ones(3, 2, 1, 1, 1, 1, 4)
-        >>> draws = RecordedDraws(noise, e, torch.rand(3, 2, 1, 1, 1, 1))
+        >>> draws = RecordedSource(noise, e, torch.rand(3, 2, 1, 1, 1, 1))
         >>> len(draws), draws.select(torch.tensor([1])).exponential((1, 1, 1, 1, 4)).shape
         (2, torch.Size([1, 1, 1, 1, 1, 4]))
     """
@@ -154,9 +154,9 @@ class RecordedDraws:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def select(self, indices: Int[Tensor, "selected"]) -> "RecordedDraws":
+    def select(self, indices: Int[Tensor, "selected"]) -> "RecordedSource":
         """Return the draws of these samples from the present step on."""
-        selected = RecordedDraws(self._noise, self._exponentials, self._uniforms)
+        selected = RecordedSource(self._noise, self._exponentials, self._uniforms)
         selected._rows, selected._step = self._rows[indices.to(self._rows.device)], self._step
         return selected
 

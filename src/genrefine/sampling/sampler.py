@@ -22,7 +22,7 @@ from genrefine.sampling.budgets import checked_entropy, normalized_entropy
 from genrefine.sampling.guidance import GuidedRefiner
 from genrefine.sampling.kernels import State, Transition
 from genrefine.sampling.options import SamplingSettings
-from genrefine.sampling.random_source import Draws, checked_noise
+from genrefine.sampling.random_source import RandomSource, checked_noise
 from genrefine.sampling.records import RefinementStep
 from genrefine.sampling.rows import ActiveRows
 
@@ -30,7 +30,7 @@ from genrefine.sampling.rows import ActiveRows
 @torch.no_grad()
 def refine(
     guided: GuidedRefiner,
-    draws: Draws,
+    source: RandomSource,
     shape: Sequence[int],
     num_classes: int,
     settings: SamplingSettings,
@@ -39,26 +39,26 @@ def refine(
     """Refine noise to codes, one record per step.
 
     Args:
-        guided: network, condition and guidance, from `guidance.bind`.
-        draws: one random stream per sample; its device is the device of the codes.
+        guided: network, condition and guidance, from `guidance.apply_guidance`.
+        source: one random stream per sample; its device is the device of the codes.
         shape: channels, t, h, w of one sample.
         num_classes: classes of one code.
         settings: steps, schedule, kernel and temperature.
         noise: N to start from; by default drawn. The streams advance alike in both cases.
 
     Raises:
-        GenrefineError: if network, draws and noise do not fit each other, or if the network returns NaN.
+        GenrefineError: if network, random source and noise do not fit each other, or if the network returns NaN.
     """
-    if len(guided) != len(draws):
+    if len(guided) != len(source):
         raise GenrefineError(
-            f"every sample needs one condition and one seed; got {len(guided)} conditions and {len(draws)} seeds"
+            f"every sample needs one condition and one seed; got {len(guided)} conditions and {len(source)} seeds"
         )
-    drawn = draws.codes(num_classes, shape)
+    drawn = source.codes(num_classes, shape)
     noise = drawn if noise is None else checked_noise(noise, drawn, num_classes)
-    state, rows = State(noise, torch.zeros_like(noise, dtype=torch.bool)), ActiveRows(settings, len(draws))
+    state, rows = State(noise, torch.zeros_like(noise, dtype=torch.bool)), ActiveRows(settings, len(source))
     for index in count():
         # Drawn before the network is called, which on an accelerator works meanwhile.
-        race, uniform = draws.exponential((*shape, num_classes)), draws.uniform(shape)
+        race, uniform = source.exponential((*shape, num_classes)), source.uniform(shape)
         logits = guided(state.codes, rows.signal)
         entropy = checked_entropy(normalized_entropy(logits.conditional).cpu(), logits.guided)
         rows.decide(entropy)  # at one step, from which on the steps, their signals and the temperature are known
@@ -89,7 +89,7 @@ def refine(
         if len(going) < len(finished):
             there = going.to(noise.device)
             noise, state = noise[there], State(state.codes[there], state.held[there])
-            guided, draws = guided.select(going), draws.select(going)
+            guided, source = guided.select(going), source.select(going)
 
 
 def draw_labels(logits: Tensor, temperature: Tensor, race: Tensor) -> Tensor:
