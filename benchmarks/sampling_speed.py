@@ -6,12 +6,11 @@ pipeline, and by a hook on the network itself, which sees every row that was com
     python benchmarks/sampling_speed.py --model emoji-class
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from genrefine import zoo
+from genrefine.model_folder.find import find_model
 from genrefine.pipelines import ClassPipeline
 from measuring import Report, in_turns, parser
 
@@ -48,7 +47,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     options.add_argument("--bf16", action="store_true", help="run the network in bfloat16")
     chosen = options.parse_args(arguments)
     report = Report("sampling_speed", chosen)
-    folder = chosen.model if Path(chosen.model).is_dir() else zoo.path(chosen.model)
+    folder = find_model(chosen.model)
     pipe = ClassPipeline.from_pretrained(folder)
     if chosen.bf16:
         pipe.to(torch.bfloat16)

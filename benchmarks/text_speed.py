@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from genrefine import zoo
+from genrefine.model_folder.find import find_model
 from genrefine.pipelines import TextPipeline
 from measuring import Report, in_turns, parser
 
@@ -24,7 +24,7 @@ PROMPTS = ("a red heart", "fluent emoji of rocket", "noto emoji of pizza", "a do
 
 def load(model: str, bf16: bool) -> TextPipeline:
     """Load a text pipeline by folder or name."""
-    folder = Path(model) if Path(model).is_dir() else zoo.path(model)
+    folder = find_model(model)
     pipe = TextPipeline.from_pretrained(folder, dtype=torch.bfloat16 if bf16 else torch.float32)
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -10,11 +10,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from genrefine import ClassPipeline, zoo
+from genrefine import ClassPipeline
 from genrefine.data import ImageSource
 from genrefine.media.pixels import to_pil
 from genrefine.media.sheets import image_grid
 from genrefine.media.writing import save_png
+from genrefine.model_folder.find import find_model
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -28,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--steps", type=int, default=50)
     options.add_argument("--out", type=Path, default=Path("docs/images/fine_tuning.png"))
     chosen = options.parse_args(arguments)
-    folder = chosen.model if Path(chosen.model).is_dir() else zoo.path(chosen.model)
+    folder = find_model(chosen.model)
     pipe = ClassPipeline.from_pretrained(folder)
     pipe.load_lora_weights(chosen.adapter)
     names = pipe.class_names

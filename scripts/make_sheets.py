@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 
-from genrefine import zoo
 from genrefine.data import ImageSource
 from genrefine.errors import GenrefineError
 from genrefine.evaluation.features import EfficientNetFeatures, collect_features
@@ -33,6 +32,7 @@ from genrefine.evaluation.pixels import psnr
 from genrefine.media.pixels import from_pil, to_pil
 from genrefine.media.sheets import INK, PAPER, caption_font, image_grid
 from genrefine.media.writing import save_animation, save_png
+from genrefine.model_folder.find import find_model
 from genrefine.pipelines import ClassPipeline, FilmRecorder
 from genrefine.pipelines.film import draw_film
 
@@ -208,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     chosen = parser.parse_args(arguments)
-    folder = chosen.model if Path(chosen.model).is_dir() else zoo.path(chosen.model)
+    folder = find_model(chosen.model)
     pipe = ClassPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=chosen.quiet)
     keep = {name: value for name, _, value in (pair.partition("=") for pair in chosen.keep)}

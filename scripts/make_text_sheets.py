@@ -24,10 +24,11 @@ import torch
 from make_sheets import LARGEST_BYTES, table
 from PIL import Image
 
-from genrefine import TextPipeline, zoo
+from genrefine import TextPipeline
 from genrefine.data import ClipSource, ImageSource
 from genrefine.media.sheets import PAPER, image_grid
 from genrefine.media.writing import save_animation, save_clip, save_png
+from genrefine.model_folder.find import find_model
 from genrefine.pipelines import FilmRecorder
 from genrefine.pipelines.film import draw_film
 
@@ -183,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     chosen = parser.parse_args(arguments)
-    folder = chosen.model if Path(chosen.model).is_dir() else zoo.path(chosen.model)
+    folder = find_model(chosen.model)
     pipe = TextPipeline.from_pretrained(folder, dtype=getattr(torch, chosen.dtype))
     pipe.set_progress_bar_config(disable=chosen.quiet)
     keep = {name: value for name, _, value in (pair.partition("=") for pair in chosen.keep)}

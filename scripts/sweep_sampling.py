@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from genrefine import ClassPipeline, TextPipeline, zoo
+from genrefine import ClassPipeline, TextPipeline
 from genrefine.data import ImageSource
 from genrefine.evaluation.comparison import compare_all
 from genrefine.evaluation.features import EfficientNetFeatures, collect_features
@@ -25,6 +25,7 @@ from genrefine.evaluation.prompts import Columns, evaluate_prompts, gallery_of
 from genrefine.evaluation.samples import draw_samples, labels_like
 from genrefine.files import write_atomically
 from genrefine.media.pixels import from_uint8
+from genrefine.model_folder.find import find_model
 
 COLORS = ("#1b6e8c", "#c8553d", "#5c7f3b", "#7a4f9a", "#b5892e", "#444444")
 
@@ -33,7 +34,7 @@ Judge = Callable[[dict[str, Any]], dict[str, Any]]
 
 def judge_of(chosen: argparse.Namespace) -> tuple[Judge, dict[str, Any]]:
     """Return a function from sampling arguments to numbers, and what all points have in common."""
-    folder = Path(chosen.model) if Path(chosen.model).is_dir() else zoo.path(chosen.model)
+    folder = find_model(chosen.model)
     is_text = "TextPipeline" in (folder / "model_index.json").read_text()
     kind = TextPipeline if is_text else ClassPipeline
     pipe = kind.from_pretrained(folder, dtype=getattr(torch, chosen.dtype))

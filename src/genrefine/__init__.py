@@ -6,7 +6,7 @@ The public names load on first use, so that importing the package costs nothing.
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _EXPORTS = {
     "HBQ": "genrefine.hbq",
@@ -18,13 +18,17 @@ _EXPORTS = {
     "TextPipeline": "genrefine.pipelines",
     "GenrefineError": "genrefine.errors",
 }
+_FUNCTIONS = {"load": ("genrefine.pipelines", "load_pipeline")}
 
-__all__ = [*_EXPORTS, "__version__"]
+__all__ = [*_EXPORTS, *_FUNCTIONS, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     if name in _EXPORTS:
         return getattr(import_module(_EXPORTS[name]), name)
+    if name in _FUNCTIONS:
+        module, function = _FUNCTIONS[name]
+        return getattr(import_module(module), function)
     raise AttributeError(f"module 'genrefine' has no attribute '{name}'")
 
 

@@ -152,7 +152,7 @@ def test_wrong_requests_end_in_one_line_and_code_2(genrefine, model, tmp_path, w
 
 
 def test_shipped_models_are_found_by_name(genrefine, model, monkeypatch):
-    monkeypatch.setattr(zoo, "_FOLDER", model.parent)
+    monkeypatch.setattr("genrefine.model_folder.find.SHIPPED", model.parent)
     assert zoo.names() == ["tiny"]
     assert zoo.load("tiny").class_names == CLASS_NAMES
     assert genrefine("generate", "--model", "tiny", "--list-classes").out.splitlines() == CLASS_NAMES

@@ -283,7 +283,7 @@ def test_the_shipped_text_model_is_the_default_and_classes_ask_for_the_other(
 ):
     shutil.copytree(text_model, tmp_path / "zoo" / "emoji")
     tiny_pipeline().save_pretrained(tmp_path / "zoo" / "emoji-class")
-    monkeypatch.setattr(zoo, "_FOLDER", tmp_path / "zoo")
+    monkeypatch.setattr("genrefine.model_folder.find.SHIPPED", tmp_path / "zoo")
     assert genrefine("generate", "a red heart", "--seed", 7).code == 0
     assert genrefine("generate", "--class-label", "0", "--seed", 7, "-o", "b.png").code == 0
     assert read_png_metadata("a-red-heart-seed7.png")["model"] == "emoji"

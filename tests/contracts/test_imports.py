@@ -21,6 +21,7 @@ PUBLIC = {
     "RefinementSampler": ["from_pretrained", "save_pretrained", "refine"],
     "TextPipeline": ["from_pretrained", "save_pretrained", "to", "plan", "refine", "decode", "__call__"],
     "TextRefiner": ["forward", "prepare", "from_pretrained", "save_pretrained"],
+    "load": [],
     "VisualTokenizer": ["encode", "decode", "grid", "fingerprint", "from_pretrained", "save_pretrained"],
 }
 

@@ -11,8 +11,6 @@ from PIL import Image
 from tests.docs.documents import CHECKOUT
 from tests.docs.stand_in import stand_in, stand_in_of_prompts
 
-from genrefine import zoo
-
 
 @pytest.fixture(scope="session")
 def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -69,6 +67,6 @@ def place(furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     """Return a copy of that folder, which becomes the current one, and let the stand-in ship in it."""
     shutil.copytree(furnished / "place", tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(zoo, "_FOLDER", furnished / "zoo")
+    monkeypatch.setattr("genrefine.model_folder.find.SHIPPED", furnished / "zoo")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", furnished / "cache")
     return tmp_path

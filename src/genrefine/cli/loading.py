@@ -86,15 +86,13 @@ def find_model(model: str) -> str | Path:
     Raises:
         GenrefineError: it is none of these.
     """
-    from genrefine import zoo
+    from genrefine.model_folder.find import local_model, shipped_models
 
-    if Path(model).is_dir():
-        return Path(model)
-    if model in zoo.names():
-        return zoo.path(model)
+    if place := local_model(model):
+        return place
     if model.count("/") == 1 and not model.startswith((".", "/", "~")) and not model.endswith("/"):
         return model
-    shipped = ", ".join(zoo.names()) or "none"
+    shipped = ", ".join(shipped_models()) or "none"
     raise GenrefineError(f"no model at '{model}'; expected a model folder or a shipped model ({shipped})")
 
 

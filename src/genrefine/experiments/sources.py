@@ -12,7 +12,6 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from genrefine import zoo
 from genrefine.data import ClipSource, CodeStore, ImageSource
 from genrefine.errors import GenrefineError
 from genrefine.experiments.settings import (
@@ -24,6 +23,7 @@ from genrefine.experiments.settings import (
     TokenizerRun,
     TokenizerSettings,
 )
+from genrefine.model_folder.find import find_part
 from genrefine.pipelines import load_component
 from genrefine.refiner import ClassRefiner
 from genrefine.refiner.adapter import lora_config
@@ -108,17 +108,28 @@ def balanced(dataset: Dataset[Any], source: ImageSource, data: DataSettings) -> 
     return dataset if found is None else Grouped(dataset, found)
 
 
+def trained_part(setting: str, name: str, part: str) -> Path:
+    """Return the folder of a network that a setting names, by the rule of `genrefine.load`.
+
+    Raises:
+        GenrefineError: there is none; the setting is named.
+    """
+    try:
+        if name and (place := find_part(name, part)).is_dir():
+            return place
+        reason = f"got {name!r}"
+    except GenrefineError as error:
+        reason = str(error)
+    raise GenrefineError(f"{setting} must be the folder of a trained {part.split('_')[-1]}, or of a model: {reason}")
+
+
 def load_tokenizer(folder: str, rounds: int = 0) -> VisualTokenizer:
     """Load the tokenizer that a refiner is built on, frozen, with other rounds if they are not 0.
 
     Raises:
         GenrefineError: there is none, or the rounds are impossible.
     """
-    place = component_folder(folder, "visual_tokenizer")
-    if not folder or not place.is_dir():
-        raise GenrefineError(
-            f"tokenizer must be the folder of a trained tokenizer or pipeline, or a shipped model; got {folder!r}"
-        )
+    place = trained_part("tokenizer", folder, "visual_tokenizer")
     tokenizer: VisualTokenizer = load_component(place, VisualTokenizer).eval()
     tokenizer = tokenizer.with_rounds(rounds) if rounds else tokenizer
     tokenizer.requires_grad_(False)
@@ -179,12 +190,6 @@ def build_tokenizer(settings: TokenizerSettings) -> VisualTokenizer:
     return tokenizer
 
 
-def component_folder(name: str, part: str) -> Path:
-    """Return the folder of a component: the folder itself, or that part of a pipeline folder or of a shipped model."""
-    place = zoo.path(name) if not Path(name).is_dir() and name in zoo.names() else Path(name)
-    return place / part if (place / "model_index.json").is_file() else place
-
-
 def start_from(
     network: ModelMixin,
     name: str,
@@ -211,9 +216,7 @@ def start_from(
     """
     if not name:
         return []
-    folder = component_folder(name, "visual_tokenizer" if part == "tokenizer" else part)
-    if not folder.is_dir():
-        raise GenrefineError(f"{part}.start must be the folder of a trained {part}, or a shipped model; got {name!r}")
+    folder = trained_part(f"{part}.start", name, "visual_tokenizer" if part == "tokenizer" else part)
     start: Any = load_component(folder, type(network))
     note = ""
     if isinstance(start, ClassRefiner):
@@ -263,16 +266,13 @@ def start_refiner(
         return {}
     if not start:
         raise GenrefineError("an adapter (lora.rank) goes beside trained weights; name them by refiner.start=...")
-    folder = component_folder(start, "refiner")
-    if folder.is_dir():
-        theirs = type(refiner).load_config(str(folder))
-        given = {
-            key: value for key, value in refiner.config.items() if key != "num_classes" and not key.startswith("_")
-        }
-        differing = [key for key, value in given.items() if _plain(theirs.get(key, value)) != _plain(value)]
-        if differing:
-            needed = " ".join(f"refiner.{key}={theirs[key]}" for key in differing)
-            raise GenrefineError(f"an adapter needs the sizes of {start}; use --set {needed}")
+    folder = trained_part("refiner.start", start, "refiner")
+    theirs = type(refiner).load_config(str(folder))
+    given = {key: value for key, value in refiner.config.items() if key != "num_classes" and not key.startswith("_")}
+    differing = [key for key, value in given.items() if _plain(theirs.get(key, value)) != _plain(value)]
+    if differing:
+        needed = " ".join(f"refiner.{key}={theirs[key]}" for key in differing)
+        raise GenrefineError(f"an adapter needs the sizes of {start}; use --set {needed}")
     start_from(refiner, start, "refiner", class_names)
     base = hashlib.sha256()
     for name, tensor in sorted(refiner.state_dict().items()):

@@ -1,11 +1,19 @@
-"""Find a model by name: a folder on this machine, or a repository of the hub brought into its cache."""
+"""Find a model by name: a folder on this machine, a model that ships, or a repository of the hub.
 
+This is the only rule, for Python (`genrefine.load`), the command line (`--model`) and the settings of a run
+(`tokenizer=`, `refiner.start=`). An existing folder comes first, then the name of a shipped model, then "org/name",
+which is brought into the cache of the hub's client.
+"""
+
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from genrefine.errors import GenrefineError
 
+SHIPPED = Path(__file__).parents[1] / "zoo"
+"""Every folder here that holds a `model_index.json` is a model; its name is the folder's name."""
 FETCHING = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 
 PIPELINE_FILES = (
@@ -20,6 +28,41 @@ PIPELINE_FILES = (
     "*/LICENSE*",
 )
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "README.md", "LICENSE*")
+
+
+def shipped_models() -> list[str]:
+    """Return the names of the models that ship with the package."""
+    return sorted(index.parent.name for index in SHIPPED.glob("*/model_index.json"))
+
+
+def local_model(name: str | os.PathLike[str]) -> Path | None:
+    """Return the folder of this path, or of the shipped model of this name; None without either."""
+    if os.path.isdir(name):
+        return Path(name)
+    return SHIPPED / name if os.fspath(name) in shipped_models() else None
+
+
+def find_model(name: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Path:
+    """Return the folder of a model.
+
+    Args:
+        name: folder, shipped model, or "org/name" on the hub.
+        options: loading options, of which those for the hub are used.
+
+    Raises:
+        GenrefineError: there is none, or the hub cannot be reached.
+    """
+    return local_model(name) or fetch_folder(os.fspath(name), options or {})
+
+
+def find_part(name: str | os.PathLike[str], part: str) -> Path:
+    """Return the folder of a component: the folder itself, or that part of a pipeline.
+
+    Raises:
+        GenrefineError: as in `find_model`.
+    """
+    place = find_model(name)
+    return place / part if (place / "model_index.json").is_file() else place
 
 
 def fetch_folder(
@@ -44,7 +87,8 @@ def fetch_folder(
 
     if name.count("/") != 1 or name.startswith((".", "/")) or name.endswith("/"):
         raise GenrefineError(
-            f"no {what} folder at '{name}'; expected a folder or 'org/name' on the hub; check the path"
+            f"no {what} at '{name}'; expected a folder, 'org/name' on the hub, or a shipped model "
+            f"({', '.join(shipped_models()) or 'none'}); check the path"
         )
     fetching = {key: options[key] for key in FETCHING if key in options}
     try:

@@ -2,11 +2,10 @@
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 from genrefine.errors import GenrefineError
-from genrefine.model_folder.find import fetch_folder
+from genrefine.model_folder.find import find_model
 from genrefine.pipelines.class_pipeline import ClassPipeline
 from genrefine.pipelines.text_pipeline import TextPipeline
 
@@ -16,16 +15,16 @@ KINDS: dict[str, type[ClassPipeline] | type[TextPipeline]] = {
 
 
 def load_pipeline(name: str | os.PathLike[str], **options: Any) -> ClassPipeline | TextPipeline:
-    """Load a pipeline folder, or a repository of the hub.
+    """Load a model: `genrefine.load`.
 
     Args:
-        name: folder, or "org/name".
+        name: folder, shipped model, or "org/name" on the hub; see `genrefine.model_folder.find`.
         options: passed to `from_pretrained` of its class.
 
     Raises:
         GenrefineError: no such model, one of another kind, or damaged files.
     """
-    folder = Path(name) if os.path.isdir(name) else fetch_folder(os.fspath(name), options)
+    folder = find_model(name, options)
     try:
         kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
     except FileNotFoundError:

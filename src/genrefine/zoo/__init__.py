@@ -7,18 +7,17 @@ from pathlib import Path as _Path
 from typing import TYPE_CHECKING, Any
 
 from genrefine.errors import GenrefineError
+from genrefine.model_folder import find as _find
 
 if TYPE_CHECKING:
     from genrefine.pipelines import ClassPipeline, TextPipeline
 
 __all__ = ["load", "names", "path"]
 
-_FOLDER = _Path(__file__).parent
-
 
 def names() -> list[str]:
     """Return the names of the shipped models."""
-    return sorted(index.parent.name for index in _FOLDER.glob("*/model_index.json"))
+    return _find.shipped_models()
 
 
 def path(name: str) -> _Path:
@@ -29,7 +28,7 @@ def path(name: str) -> _Path:
     """
     if name not in names():
         raise GenrefineError(f"no shipped model '{name}'; expected one of: {', '.join(names()) or 'none'}")
-    return _FOLDER / name
+    return _find.SHIPPED / name
 
 
 def load(name: str, **options: Any) -> "ClassPipeline | TextPipeline":
