@@ -24,6 +24,7 @@ from tests.docs.documents import (
 )
 from tests.docs.stand_in import BUDGET, CLASS_NAMES
 
+import genrefine
 from genrefine import RefinementSampler, presets, zoo
 from genrefine.cli import VERBS, _parse, main
 from genrefine.cli.options import SAMPLING
@@ -236,3 +237,16 @@ def test_the_stand_in_of_these_tests_is_like_the_shipped_model() -> None:
     assert shipped.class_names == CLASS_NAMES
     assert shipped.picture_size == (64, 64)
     assert shipped.sampler.is_calibrated
+
+
+def test_the_readme_is_short() -> None:
+    text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    prose = re.sub(r"```.*?```|<!--.*?-->", " ", text, flags=re.DOTALL)
+    words = re.findall(r"\w[\w'.-]*", re.sub(r"\]\([^)]*\)", "]", prose))
+    assert len(words) <= 700, len(words)
+
+
+def test_the_version_stands_once() -> None:
+    cited = yaml.safe_load((CHECKOUT / "CITATION.cff").read_text(encoding="utf-8"))["version"]
+    changes = re.findall(r"^## (\S+)", (CHECKOUT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert genrefine.__version__ == cited == changes[0]
