@@ -18,6 +18,7 @@ import torch
 import genrefine
 from genrefine import GenrefineError, RefinementSampler, VisualTokenizer
 from genrefine.pipelines import PROMPTS, load_component
+from genrefine.registry import with_current_addresses
 
 
 def main() -> None:
@@ -50,7 +51,7 @@ def pack(
         GenrefineError: a folder that is no pipeline or tokenizer, or a tokenizer that makes other codes.
     """
     try:
-        kind = json.loads((source / "model_index.json").read_text())["_class_name"]
+        kind = with_current_addresses(json.loads((source / "model_index.json").read_text()))["_class_name"]
     except (OSError, ValueError, KeyError) as error:
         raise GenrefineError(f"'{source}' is no pipeline folder; give one that training wrote") from error
     parts: dict[str, Any] = {}

@@ -34,7 +34,14 @@ def current_address(module: Any, name: Any) -> tuple[Any, Any]:
 
 
 def with_current_addresses(index: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of a `model_index.json` with the addresses of today."""
+    """Return the content of a `model_index.json` with the addresses of today, and the name of its class alone.
+
+    Saved folders name their class as `["pipeline", NAME]`: that sends stock diffusers, which looks for classes in
+    itself only, to the folder's `pipeline.py`, if it may run it. We read the name and never that file.
+    """
+    named = index.get("_class_name")
+    if isinstance(named, list | tuple) and named:
+        index = {**index, "_class_name": named[-1]}
     return {
         key: list(current_address(*value)) if isinstance(value, list | tuple) and len(value) == 2 else value
         for key, value in index.items()

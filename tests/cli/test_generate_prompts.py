@@ -271,7 +271,7 @@ def test_a_text_encoder_of_another_width_is_refused(genrefine, text_model, tmp_p
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     BertModel(BertConfig(vocab_size=32, **sizes)).save_pretrained(tmp_path / "m" / "text_encoder")
     (tmp_path / "m" / "checksums.json").unlink()
-    assert index["_class_name"] == "TextPipeline"
+    assert index["_class_name"] == ["pipeline", "TextPipeline"]
     answer = genrefine("generate", "a dog", "--model", "m", "-o", "a.png")
     assert (answer.code, answer.out) == (2, "")
     assert "the refiner reads 24 channels, the encoder gives 32" in answer.err

@@ -122,7 +122,7 @@ def empty_checksum(folder: Path) -> None:
         (lambda m: edit(m / "model_index.json", classnames=[]), "did you mean 'class_names'"),
         (lambda m: edit(m / "model_index.json", class_names=["a"]), "6 different names"),
         (lambda m: edit(m / "model_index.json", refiner=["genrefine.nowhere", "Refiner"]), "not installed"),
-        (lambda m: edit(m / "model_index.json", refiner=["os", "PathLike"]), "no model component"),
+        (lambda m: edit(m / "model_index.json", refiner=["os", "PathLike"]), "expected a class of genrefine"),
         (lambda m: edit(m / "model_index.json", refiner=3), "module and class of 'refiner'"),
         (lambda m: edit(m / "model_index.json", _class_name="FluxPipeline"), "holds a FluxPipeline"),
         (lambda m: (m / "model_index.json").unlink(), "not a pipeline folder"),

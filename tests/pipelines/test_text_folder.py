@@ -142,7 +142,7 @@ def alter_the_vocabulary(folder: Path) -> None:
         (lambda m: edit(m / "model_index.json", heigth=3), "did you mean 'height'"),
         (lambda m: edit(m / "model_index.json", height=15), "height must be a multiple of 4"),
         (lambda m: edit(m / "model_index.json", text_encoder=["transformers", "NoModel"]), "not installed"),
-        (lambda m: edit(m / "model_index.json", text_encoder=["torch.nn", "Linear"]), "no model component"),
+        (lambda m: edit(m / "model_index.json", text_encoder=["torch.nn", "Linear"]), "expected a class of genrefine"),
         (lambda m: edit(m / "model_index.json", _class_name="ClassPipeline"), "holds a ClassPipeline"),
     ],
 )

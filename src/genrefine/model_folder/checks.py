@@ -52,6 +52,10 @@ LOADING_OPTIONS = (
 """What `from_pretrained` hands on to diffusers; its other options would let pickles or foreign code in."""
 
 
+TRUSTED = ("genrefine", "diffusers", "transformers")
+"""Packages whose classes a `model_index.json` may name."""
+
+
 def load_component(folder: Path, component_class: type[Component]) -> Component:
     """Load one network after checking its folder, and the checksums of the pipeline around it.
 
@@ -164,6 +168,10 @@ def _refuse_unknown_keys(path: Path, config: dict[str, Any], known: Collection[s
 
 
 def _find_class(path: Path, module: str, name: str) -> type[Any]:
+    if module.partition(".")[0] not in TRUSTED:  # importing a module runs it
+        raise GenrefineError(
+            f"'{path}' names {module}.{name}; expected a class of {', '.join(TRUSTED)}; get the model from its author"
+        )
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:

@@ -26,6 +26,7 @@ PIPELINE_FILES = (
     "README.md",
     "LICENSE*",
     "*/LICENSE*",
+    "pipeline.py",
 )
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "README.md", "LICENSE*")
 
@@ -87,7 +88,7 @@ def fetch_folder(
 
     if name.count("/") != 1 or name.startswith((".", "/")) or name.endswith("/"):
         raise GenrefineError(
-            f"no {what} at '{name}'; expected a folder, 'org/name' on the hub, or a shipped model "
+            f"no {what} folder at '{name}'; expected a folder, 'org/name' on the hub, or a shipped model "
             f"({', '.join(shipped_models()) or 'none'}); check the path"
         )
     fetching = {key: options[key] for key in FETCHING if key in options}

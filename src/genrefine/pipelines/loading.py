@@ -8,6 +8,7 @@ from genrefine.errors import GenrefineError
 from genrefine.model_folder.find import find_model
 from genrefine.pipelines.class_pipeline import ClassPipeline
 from genrefine.pipelines.text_pipeline import TextPipeline
+from genrefine.registry import with_current_addresses
 
 KINDS: dict[str, type[ClassPipeline] | type[TextPipeline]] = {
     kind.__name__: kind for kind in (ClassPipeline, TextPipeline)
@@ -26,7 +27,8 @@ def load_pipeline(name: str | os.PathLike[str], **options: Any) -> ClassPipeline
     """
     folder = find_model(name, options)
     try:
-        kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        kind = with_current_addresses(index)["_class_name"]
     except FileNotFoundError:
         kind = ClassPipeline.__name__  # which says what is wrong
     except (OSError, ValueError, TypeError, KeyError) as error:

@@ -1,6 +1,7 @@
 """What every pipeline does alike: decode, load, save (diffusers' `DiffusionPipeline` with strict folders)."""
 
 import inspect
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from genrefine import registry
 from genrefine.errors import GenrefineError
-from genrefine.files import require_writable_folder
+from genrefine.files import require_writable_folder, write_atomically
 from genrefine.model_folder.checks import LOADING_OPTIONS, check_pipeline_folder
 from genrefine.model_folder.checksums import write_checksums
 from genrefine.model_folder.find import ADAPTER_FILES, FETCHING, fetch_folder
@@ -24,6 +25,8 @@ from genrefine.pipelines.progress import CALLBACK_INPUTS
 from genrefine.pipelines.request import refuse_unknown
 from genrefine.refiner.adapter import Adapter
 from genrefine.tokenizer import VisualTokenizer
+
+FOLDER_CODE = "pipeline.py"
 
 
 class RefinementPipeline(DiffusionPipeline, LoraBaseMixin):  # type: ignore[misc]
@@ -52,6 +55,12 @@ class RefinementPipeline(DiffusionPipeline, LoraBaseMixin):  # type: ignore[misc
         if isinstance(loaded, tuple):
             return (registry.with_current_addresses(loaded[0]), *loaded[1:])
         return registry.with_current_addresses(loaded)
+
+    def to_json_string(self) -> str:
+        """Return the content of `model_index.json`, with the class as stock diffusers finds it; see `registry`."""
+        content = json.loads(super().to_json_string())
+        content["_class_name"] = [FOLDER_CODE.removesuffix(".py"), type(self).__name__]
+        return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
     @torch.no_grad()
     def decode(self, codes: Int[Tensor, "batch channels t h w"]) -> Float[Tensor, "batch 3 frames height width"]:
@@ -142,10 +151,23 @@ class RefinementPipeline(DiffusionPipeline, LoraBaseMixin):  # type: ignore[misc
         self.refiner.require_no_adapter()
         require_writable_folder(save_directory)
         shards = {key: value for key, value in kwargs.items() if key == "max_shard_size"}
+        write_atomically(Path(save_directory) / FOLDER_CODE, code_for(type(self).__name__).encode())
         super().save_pretrained(os.fspath(save_directory), **shards)
         write_checksums(Path(save_directory))
         if push_to_hub:  # writes the same files again and uploads the folder, now with its checksums
             super().save_pretrained(os.fspath(save_directory), push_to_hub=True, **kwargs)
+
+
+def code_for(class_name: str) -> str:
+    """Return a folder's `pipeline.py`: what stock diffusers runs, if it is trusted, to find our class."""
+    return (
+        '"""Where diffusers finds the class of this model; `genrefine.load` does without this file."""\n\n'
+        "try:\n"
+        f"    from genrefine import {class_name}\n"
+        "except ImportError as error:\n"
+        '    raise ImportError("this model needs the package genrefine: pip install genrefine") from error\n\n'
+        f'__all__ = ["{class_name}"]\n'
+    )
 
 
 def require_same_codes(refiner: Any, tokenizer: VisualTokenizer) -> None:
