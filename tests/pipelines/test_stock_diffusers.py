@@ -31,7 +31,7 @@ def test_stock_diffusers_opens_a_bare_folder_that_it_is_told_to_trust(kind, tmp_
     assert type(genrefine.load(tmp_path / "again")) is our_class
 
 
-def test_stock_diffusers_opens_a_repository_of_the_hub(tmp_path: Path) -> None:
+def test_stock_diffusers_opens_a_snapshot_in_the_cache_of_the_hub(tmp_path: Path) -> None:
     pipe = tiny_pipeline()
     pipe.save_pretrained(tmp_path / "model")
     put_into_hub_cache(tmp_path / "model", tmp_path / "cache")
