@@ -4,8 +4,6 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 import genrefine
 
 ROOT = Path(genrefine.__file__).parent
@@ -71,9 +69,9 @@ def test_imports_never_point_up():
     assert upward == []
 
 
-@pytest.mark.parametrize(("part", "other"), NEVER)
-def test_parts_that_must_not_know_each_other_do_not(part, other):
-    assert other not in arrows().get(part, set())
+def test_parts_that_must_not_know_each_other_do_not():
+    found = arrows()
+    assert [(part, other) for part, other in NEVER if other in found.get(part, set())] == []
 
 
 def test_no_two_parts_depend_on_each_other():

@@ -21,45 +21,55 @@ FORBIDDEN_TEXT = {
 }
 
 
-@pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
-def test_files_stay_within_400_lines(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+def text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_modules_are_named_after_a_concept_and_open_with_it(path):
-    parts = set(path.relative_to(ROOT).with_suffix("").parts)
-    assert not parts & FORBIDDEN_NAMES
-    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+@pytest.fixture(scope="module")
+def trees() -> dict[str, ast.Module]:
+    """Return every module of the package, parsed, under its name in it."""
+    return {path.relative_to(ROOT).as_posix(): ast.parse(text_of(path)) for path in SOURCES}
 
 
-@pytest.mark.parametrize("pattern", FORBIDDEN_TEXT)
-def test_forbidden_text_occurs_nowhere_in_the_package(pattern):
-    found = [path.relative_to(ROOT) for path in SOURCES if re.search(pattern, path.read_text(encoding="utf-8"))]
-    assert found == [], FORBIDDEN_TEXT[pattern]
+def silent(tree: ast.Module) -> list[str]:
+    """Return the public functions and classes of a module, and of its public classes, without a docstring."""
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+    nodes = [node for owner in [tree, *classes] for node in owner.body]
+    public = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_"]
+    # A network's forward is described by its class.
+    return [node.name for node in public if node.name != "forward" and not ast.get_docstring(node)]
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_everything_public_says_what_it_does(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    silent = []
-    for owner in [tree, *[node for node in tree.body if isinstance(node, ast.ClassDef)]]:
-        if isinstance(owner, ast.ClassDef) and owner.name.startswith("_"):
-            continue
-        for node in owner.body:
-            if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
-                continue
-            # A network's forward is described by its class.
-            if node.name != "forward" and not ast.get_docstring(node):
-                silent.append(node.name)
-    assert silent == []
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_every_draw_names_its_generator(path):
-    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+def unseeded(tree: ast.Module) -> list[str]:
+    """Return the calls of torch's random functions that name no generator."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     draws = [call for call in calls if re.fullmatch(r"torch\.(rand\w*|bernoulli|multinomial)", ast.unparse(call.func))]
-    assert [ast.unparse(call) for call in draws if "generator" not in {word.arg for word in call.keywords}] == []
+    return [ast.unparse(call) for call in draws if "generator" not in {word.arg for word in call.keywords}]
+
+
+def test_files_stay_within_400_lines():
+    lengths = {str(path): len(text_of(path).splitlines()) for path in ALL}
+    assert {path: length for path, length in lengths.items() if length > 400} == {}
+
+
+def test_modules_are_named_after_a_concept_and_open_with_it(trees):
+    assert [name for name in trees if set(Path(name).with_suffix("").parts) & FORBIDDEN_NAMES] == []
+    assert [name for name, tree in trees.items() if not ast.get_docstring(tree)] == []
+
+
+def test_forbidden_text_occurs_nowhere_in_the_package():
+    found = [
+        (str(path), why) for path in SOURCES for bad, why in FORBIDDEN_TEXT.items() if re.search(bad, text_of(path))
+    ]
+    assert found == []
+
+
+def test_everything_public_says_what_it_does(trees):
+    assert {name: silent(tree) for name, tree in trees.items() if silent(tree)} == {}
+
+
+def test_every_draw_names_its_generator(trees):
+    assert {name: unseeded(tree) for name, tree in trees.items() if unseeded(tree)} == {}
 
 
 def test_tests_carry_no_skips_that_hide_them():
