@@ -17,9 +17,9 @@ from genrefine.corruption import corrupt
 from genrefine.refiner import ClassRefiner, class_refiner_config
 from genrefine.sampling.budgets import FixedSteps
 from genrefine.sampling.guidance import Guidance, apply_guidance
-from genrefine.sampling.options import SamplingSettings
 from genrefine.sampling.random_source import SeededSource
 from genrefine.sampling.sampler import refine
+from genrefine.sampling.settings import SamplingSettings
 from genrefine.training.refiner_task import element_losses
 from matmul_peak import best_rate
 from measuring import Report, Task, floating_operations, in_turns, parser

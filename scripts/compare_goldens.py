@@ -28,7 +28,7 @@ from genrefine.nn.rope import grid_angles, rotate_pairs
 from genrefine.nn.rope3d import rotation_at
 from genrefine.refiner.positions import grid_positions
 from genrefine.sampling.guidance import Guidance
-from genrefine.sampling.options import SamplingSettings
+from genrefine.sampling.settings import SamplingSettings
 
 TOLERANCE = 1e-5
 

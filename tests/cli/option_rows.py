@@ -32,35 +32,24 @@ TRAIN = f"train emoji-tokenizer --out run --set {TINY}"
 
 def sampling(base: str) -> dict[str, tuple[str, str]]:
     """Return rows of the sampling options."""
-    # Four steps stand at 0, 0.25, 0.5 and 0.75, where guidance and ends can be told apart.
-    four = re.sub(r" --num-inference-steps 2|$", " --num-inference-steps 4", base, count=1)
-    many = base.replace("steps 2", "steps 16")  # realized and nominal signals are near each other
+    free = base.replace(" --num-inference-steps 2", "")
     return {
         "--num-inference-steps": (
             base,
             re.sub(r" --num-inference-steps 2|$", " --num-inference-steps 3", base, count=1),
         ),
-        "--adaptive": (base, base.replace(" --num-inference-steps 2", "") + " --adaptive"),
+        "--no-adaptive": (free + " --adaptive", free + " --no-adaptive"),
         "--guidance-scale": (base, base + " --guidance-scale 9"),
         "--guidance-interval": (base, base + " --guidance-interval 0 0.9"),
-        "--no-guidance-interval-closed": (
-            four + " --guidance-interval 0.25 0.9 --guidance-interval-closed",
-            four + " --guidance-interval 0.25 0.9 --no-guidance-interval-closed",
-        ),
         "--guidance-power": (base + " --guidance-scale 3", base + " --guidance-scale 3 --guidance-power 2"),
         "--temperature": (base, base + " --temperature 3"),
         "--schedule": (base, base + " --schedule cosine"),
-        "--schedule-cap": (base + " --schedule cosine", base + " --schedule cosine --schedule-cap 0.4"),
-        "--schedule-steps": (base, base + " --schedule-steps 9"),
-        "--no-final-pass": (base + " --final-pass", base + " --no-final-pass"),
         "--shift": (base, base + " --shift 3"),
         "--kernel": (base, base + " --kernel exact"),
         "--kernel-switch": (
             base.replace("steps 2", "steps 5") + " --kernel refresh-then-exact --kernel-switch 0.2",
             base.replace("steps 2", "steps 5") + " --kernel refresh-then-exact --kernel-switch 0.9",
         ),
-        "--signal": (many, many + " --signal realized"),
-        "--stop-at": (four, four + " --stop-at 0.4"),
     }
 
 

@@ -108,7 +108,8 @@ def test_text_refiner_tokenizer_and_encoder_become_a_pipeline_that_generates(gen
     pipe = TextPipeline.from_pretrained("p")
     assert (pipe.picture_size, pipe.frames_per_second) == ((480, 848), 16.0)
     config = pipe.sampler.config
-    assert (config["schedule_cap"], config["signal"], config["guidance_scale"]) == (0.95, "realized", 3.0)
+    published = config["published"]
+    assert (published["schedule_cap"], published["realized_signal"], config["guidance_scale"]) == (0.95, True, 3.0)
     sizes = ["--height", 32, "--width", 48, "--num-inference-steps", 2]
     assert genrefine("generate", "a dog", "--model", "p", *sizes, "-o", "a.png").code == 0
     assert genrefine("generate", "a dog", "--model", "p", *sizes, "--frames", 5, "-o", "a.gif").code == 0
@@ -123,7 +124,7 @@ def test_component_folders_of_ours_become_a_text_pipeline(genrefine, tmp_path):
         part.save_pretrained(tmp_path / "e")
     answer = genrefine("convert", "r", "--tokenizer", "t", "--text-encoder", "e", "-o", "p")
     assert (answer.code, answer.err) == (0, "")
-    assert TextPipeline.from_pretrained("p").sampler.config["schedule_cap"] == 0.999
+    assert TextPipeline.from_pretrained("p").sampler.config["published"]["schedule_cap"] == 0.999
 
 
 def test_a_published_class_model_is_fine_tuned_on_other_classes(genrefine, published, pictures):

@@ -1,19 +1,18 @@
 """Laws of the command line as a whole."""
 
-import inspect
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 
 import pytest
 
-from genrefine import GenrefineError, RefinementSampler
+from genrefine import GenrefineError
 from genrefine.cli import VERBS
 from genrefine.cli import describe as describe_verb
-from genrefine.cli.options import SAMPLING
-from genrefine.pipelines.request import SAMPLING_ARGUMENTS
+from genrefine.sampling.options import SamplingOptions
 
 
 def test_help_names_every_verb(genrefine):
@@ -29,11 +28,11 @@ def test_every_verb_explains_itself(genrefine, verb):
     assert f"usage: genrefine {verb}" in answer.out
 
 
-def test_sampling_options_are_the_arguments_of_pipelines_and_of_the_sampler():
-    # The command line lists them once more, as it may not import a pipeline to print its help.
-    assert SAMPLING == SAMPLING_ARGUMENTS
-    saved = inspect.signature(RefinementSampler.__init__).parameters.keys() - {"self", "entropy_steps"}
-    assert set(SAMPLING) == {*saved, "adaptive"}
+def test_every_sampling_option_is_a_flag_with_its_help(genrefine):
+    answer = " ".join(genrefine("generate", "--help").out.split())
+    for option in fields(SamplingOptions):
+        assert f"--{option.name.replace('_', '-')}" in answer
+        assert option.metadata["help"] in answer.replace("- ", "-")
 
 
 @pytest.mark.parametrize(

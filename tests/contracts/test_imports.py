@@ -19,7 +19,7 @@ PUBLIC = {
     "GenrefineError": [],
     "HBQ": ["encode", "decode", "straight_through", "num_classes", "code_channels"],
     "RefinementSampler": ["from_pretrained", "save_pretrained", "refine"],
-    "TextPipeline": ["from_pretrained", "save_pretrained", "to", "plan", "refine", "decode", "__call__"],
+    "TextPipeline": ["from_pretrained", "save_pretrained", "to", "prepare", "run", "refine", "decode", "__call__"],
     "TextRefiner": ["forward", "prepare", "from_pretrained", "save_pretrained"],
     "load": [],
     "VisualTokenizer": ["encode", "decode", "grid", "fingerprint", "from_pretrained", "save_pretrained"],

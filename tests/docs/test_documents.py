@@ -27,9 +27,9 @@ from tests.docs.stand_in import BUDGET, CLASS_NAMES
 import genrefine
 from genrefine import RefinementSampler, presets, zoo
 from genrefine.cli import VERBS, _parse, main
-from genrefine.cli.options import SAMPLING
 from genrefine.cli.train import _parse_changes
 from genrefine.experiments.settings import RefinerRun, TextRun, TokenizerRun
+from genrefine.sampling.options import OPTIONS, SamplingOptions
 
 every_document = pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 PROGRAMS = {"genrefine", "make", "python", "pip", "git", "accelerate", "tensorboard", "mkdocs", "hf"}
@@ -63,7 +63,7 @@ def check_genrefine(words: list[str]) -> None:
     except SystemExit as end:
         assert end.code == 0, f"genrefine {' '.join(words)}"  # noqa: PT017 (help and version end so)
         return
-    given = {name: getattr(options, name, None) for name in SAMPLING}
+    given = {name: getattr(options, name, None) for name in OPTIONS}
     RefinementSampler(entropy_steps=BUDGET).settings(**{k: v for k, v in given.items() if v is not None})
     if options.verb == "train" and options.preset:
         presets.get(options.preset, _parse_changes(options.set))
@@ -158,6 +158,14 @@ def settings_names(kind: type, prefix: str = "") -> Iterator[str]:
         yield prefix + part.name
         if is_dataclass(part.type):
             yield from settings_names(part.type, f"{prefix}{part.name}.")
+
+
+def test_the_table_of_sampling_options_is_their_declaration() -> None:
+    rows = [
+        f"| `{option.name}` | `{option.default}` | {option.metadata['help']} |" for option in fields(SamplingOptions)
+    ]
+    table = "\n".join(["| option | default | |", "|---|---|---|", *rows])
+    assert table in (CHECKOUT / "docs/sampling.md").read_text(encoding="utf-8"), f"expected\n{table}"
 
 
 @every_document

@@ -7,7 +7,7 @@ import pytest
 from tests.tiny_models import tiny_text_pipeline
 
 import genrefine
-from genrefine import ClassPipeline, GenrefineError, TextPipeline, zoo
+from genrefine import ClassPipeline, GenrefineError, RefinementSampler, TextPipeline, zoo
 from genrefine.cli.loading import find_model as find_for_command_line
 from genrefine.experiments.sources import load_tokenizer
 from genrefine.model_folder import find
@@ -53,6 +53,14 @@ def test_addresses_of_version_0_1_0_become_those_of_today(kind: str) -> None:
     assert {name: today[name] for name in today.keys() - ours} == {name: index[name] for name in index.keys() - ours}
 
 
+@pytest.mark.parametrize(("kind", "name"), [("class", "emoji-class"), ("text", "emoji")])
+def test_a_sampler_of_version_0_1_0_samples_as_it_did(kind: str, name: str) -> None:
+    old = RefinementSampler.from_config(json.loads((FOLDERS / f"{kind}_sampler_0.1.0.json").read_text()))
+    today = RefinementSampler.from_pretrained(zoo.path(name) / "sampler")
+    for adaptive in (False, True):
+        assert old.settings(adaptive=adaptive) == today.settings(adaptive=adaptive)
+
+
 def test_a_folder_of_version_0_1_0_opens_and_is_saved_in_the_form_of_today(tmp_path: Path) -> None:
     pipe = tiny_text_pipeline()
     pipe.save_pretrained(tmp_path / "old")
@@ -61,6 +69,9 @@ def test_a_folder_of_version_0_1_0_opens_and_is_saved_in_the_form_of_today(tmp_p
     written = json.loads((FOLDERS / "text_0.1.0.json").read_text())
     index |= {name: written[name] for name in ("refiner", "visual_tokenizer", "sampler")}
     (tmp_path / "old/model_index.json").write_text(json.dumps(index))
+    sampler = json.loads((FOLDERS / "text_sampler_0.1.0.json").read_text())
+    (tmp_path / "old/sampler/scheduler_config.json").write_text(json.dumps(sampler))
+    pipe.sampler = RefinementSampler.from_config(sampler)
     for opened in (genrefine.load(tmp_path / "old"), TextPipeline.from_pretrained(tmp_path / "old")):
         assert (
             opened("x", seed=1, num_inference_steps=2).images[0].tobytes()

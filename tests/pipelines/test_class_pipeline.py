@@ -1,5 +1,7 @@
 """Laws of a class pipeline call."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from PIL import Image
 from genrefine import ClassPipeline, GenrefineError, RefinementSampler
 from genrefine.media.pixels import to_pil
 from genrefine.pipelines.request import resolve_seeds
+from genrefine.sampling.options import OPTIONS
 from tiny_models import CLASS_NAMES, tiny_pipeline, tiny_refiner, tiny_tokenizer
 
 
@@ -142,6 +145,39 @@ def test_steps_of_refine_end_in_the_codes_of_the_call(pipe):
     out = pipe([0, 1], seed=5)
     assert len(steps) == 4
     assert torch.equal(steps[-1].prediction, out.codes)
+
+
+@pytest.mark.parametrize("sampling", [{}, {"adaptive": True}], ids=["fixed", "adaptive"])
+def test_a_request_can_be_run_in_parts(pipe, sampling):
+    noise = torch.randint(2, (5, 4, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
+    request = pipe.prepare([0, 1, None, 2, 3], seed=5, noise=noise, **sampling)
+    whole = pipe.run(request, output_type="codes")
+    parts = [pipe.run(request, rows, output_type="codes") for rows in (slice(0, 2), slice(2, 5))]
+    assert torch.equal(whole.codes, torch.cat([part.codes for part in parts]))
+    for name in ("class_labels", "seeds", "num_steps", "entropy", "num_evaluations"):
+        assert getattr(whole, name) == [value for part in parts for value in getattr(part, name)]
+    assert torch.equal(whole.codes, pipe([0, 1, None, 2, 3], seed=5, noise=noise, **sampling).codes)
+
+
+def test_the_signature_of_a_call_shows_all_that_it_takes(pipe):
+    shown = inspect.signature(type(pipe).__call__).parameters
+    assert {"class_labels", "seed", "noise", "output_type", "callback_on_step_end", *OPTIONS} <= set(shown)
+    assert not {"arguments", "sampling", "request", "rows"} & set(shown)
+    assert inspect.signature(pipe).parameters.keys() == shown.keys() - {"self"}
+
+
+def test_callback_that_writes_into_its_tensors_changes_nothing(pipe):
+    def spoil(pipeline, step, signal, tensors):
+        tensors["prediction"].zero_()
+        tensors["state"].zero_()
+        record = tensors["record"]
+        for tensor in (record.prediction, record.state, record.finished, record.signal, record.entropy):
+            tensor.zero_()
+
+    names = ["prediction", "state", "record"]
+    out = pipe([0, 1], seed=5, callback_on_step_end=spoil, callback_on_step_end_tensor_inputs=names)
+    assert torch.equal(out.codes, pipe([0, 1], seed=5).codes)
+    assert out.entropy == pipe([0, 1], seed=5).entropy
 
 
 def test_callback_sees_every_step_and_changes_nothing(pipe):

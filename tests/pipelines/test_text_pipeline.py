@@ -276,3 +276,13 @@ def test_a_replaced_text_encoder_is_used():
     before = pipe("dog", seed=1).codes
     pipe.text_encoder, _ = tiny_text_encoder(seed=1)
     assert not torch.equal(before, pipe("dog", seed=1).codes)
+
+
+def test_a_request_of_clips_with_first_frames_can_be_run_in_parts(text_pipe):
+    frames = [picture(), picture().transpose(Image.Transpose.FLIP_LEFT_RIGHT), picture()]
+    request = text_pipe.prepare(["dog", "cat", "dog"], first_frame=frames, num_frames=3, seed=4)
+    whole = text_pipe.run(request, output_type="codes")
+    parts = [text_pipe.run(request, rows, output_type="codes") for rows in (slice(0, 1), slice(1, 3))]
+    assert torch.equal(whole.codes, torch.cat([part.codes for part in parts]))
+    assert whole.prompts == ["dog", "cat", "dog"]
+    assert [len(part.prompts) for part in parts] == [1, 2]

@@ -1,7 +1,7 @@
 """Step budgets: the published schedule, the laws of a budget, and the fit of slope and offset."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from math import log
 from pathlib import Path
@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from genrefine.errors import GenrefineError
 from genrefine.sampling.budgets import EntropySteps, FixedSteps, StepBudget, fit_entropy_steps, normalized_entropy
-from genrefine.sampling.schedules import CosineSchedule, ShiftedSchedule
+from genrefine.sampling.published import CappedCosineSchedule, PassingEntropySteps, SpreadSteps
+from genrefine.sampling.schedules import ShiftedSchedule
 
 PUBLISHED = json.loads((Path(__file__).parents[1] / "goldens" / "entropy_schedule.json").read_text())
 CLASS_MODEL = EntropySteps(5, 700.0, -620.0, 20, 50, min_temperature_factor=0.5)
@@ -84,12 +85,12 @@ def share(completed: int, steps: int) -> float:
     return completed / steps if completed < steps else float(completed > 0)
 
 
-def fixed_progress(budget: FixedSteps, completed: int) -> float:
+def fixed_progress(budget: SpreadSteps, completed: int) -> float:
     """Return the progress of a fixed budget after so many steps, one at a time."""
     return share(completed, (budget.schedule_steps or budget.num_steps) - budget.final_pass)
 
 
-def entropy_progress(budget: EntropySteps, completed: int, total: int) -> float:
+def entropy_progress(budget: PassingEntropySteps, completed: int, total: int) -> float:
     """Return the progress of an entropy-guided budget after so many steps, one at a time."""
     nominal = (budget.nominal_steps or budget.max_steps) - budget.final_pass
     if completed <= budget.warmup:
@@ -104,17 +105,20 @@ def entropy_progress(budget: EntropySteps, completed: int, total: int) -> float:
 @settings(max_examples=2000)
 @given(budgets(), st.floats(0, 1), st.integers(0, 2), st.none() | st.integers(1, 60), st.floats(0.2, 5))
 def test_before_and_after_together_are_the_steps_one_at_a_time(budget, entropy, passes, spread, shift):
+    plain, fixed = PassingEntropySteps(**asdict(budget)), SpreadSteps(budget.max_steps)
+    assert progress_of(plain, entropy) == progress_of(budget, entropy)
+    assert progress_of(fixed, entropy) == progress_of(FixedSteps(budget.max_steps), entropy)
     budget = replace(
-        budget, final_pass=passes == 1, extra_pass=passes == 2, nominal_steps=spread and budget.warmup + spread
+        plain, final_pass=passes == 1, extra_pass=passes == 2, nominal_steps=spread and budget.warmup + spread
     )
     total = budget.total(entropy)
     slow = [entropy_progress(budget, i, total) for i in range(min(total, budget.max_steps) + 1)]
     assert progress_of(budget, entropy) == slow
-    schedule = ShiftedSchedule(CosineSchedule(0.95), shift)
+    schedule = ShiftedSchedule(CappedCosineSchedule(0.95), shift)
     whole = schedule(torch.tensor(slow[1:], dtype=torch.float64)).float()
     parts = [schedule(part).float() for part in (budget.before(), budget.after(entropy).progress)]
     assert torch.equal(torch.cat(parts), whole)
-    fixed = FixedSteps(budget.max_steps, final_pass=passes == 1, schedule_steps=spread)
+    fixed = SpreadSteps(budget.max_steps, final_pass=passes == 1, schedule_steps=spread)
     assert progress_of(fixed, entropy) == [fixed_progress(fixed, i) for i in range(budget.max_steps + 1)]
 
 
@@ -250,9 +254,9 @@ def test_an_entropy_that_is_no_number_is_refused():
 
 
 def test_a_final_pass_reaches_the_end_one_step_early():
-    assert progress_of(FixedSteps(5, final_pass=True)) == [0, 0.25, 0.5, 0.75, 1, 1]
-    assert progress_of(FixedSteps(1, final_pass=True)) == [0, 1]
-    budget = EntropySteps(2, 10.0, 0.0, 3, 11, final_pass=True)
+    assert progress_of(SpreadSteps(5, final_pass=True)) == [0, 0.25, 0.5, 0.75, 1, 1]
+    assert progress_of(SpreadSteps(1, final_pass=True)) == [0, 1]
+    budget = PassingEntropySteps(2, 10.0, 0.0, 3, 11, final_pass=True)
     assert budget.total(0.4) == 6
     assert progress_of(budget, 0.4) == pytest.approx([0, 0.1, 0.2, 0.2 + 0.8 / 3, 0.2 + 1.6 / 3, 1, 1])
     assert progress_of(budget, 0.0) == [0, 0.1, 0.2, 1]

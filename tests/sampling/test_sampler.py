@@ -16,11 +16,11 @@ from genrefine.sampling.component import RefinementSampler
 from genrefine.sampling.exact import ExactRefiner
 from genrefine.sampling.guidance import Guidance, PowerCosineGuidance, apply_guidance
 from genrefine.sampling.kernels import ExactKernel, RefreshKernel, RefreshThenExactKernel
-from genrefine.sampling.options import SamplingSettings
 from genrefine.sampling.random_source import SeededSource
 from genrefine.sampling.records import collect
 from genrefine.sampling.sampler import refine
 from genrefine.sampling.schedules import CosineSchedule
+from genrefine.sampling.settings import SamplingSettings
 
 NUM_LABELS, NUM_CLASSES, SHAPE = 6, 4, (3, 1, 4, 4)
 KERNELS = [RefreshKernel(), ExactKernel(), RefreshThenExactKernel(0.5)]
@@ -350,7 +350,9 @@ def test_any_settings_give_codes_in_range_and_whole_records(seed, kernel, num_st
 
 
 def test_the_component_samples_as_its_parts_do(network):
-    sampler = RefinementSampler(7, 2.5, (0.3, 0.9), temperature=0.9)
+    sampler = RefinementSampler(
+        num_inference_steps=7, guidance_scale=2.5, guidance_interval=(0.3, 0.9), temperature=0.9
+    )
     condition = ClassCondition.of([0, 1], NUM_LABELS)
     result = sampler.sample(network, condition, SeededSource([1, 2]), SHAPE, NUM_CLASSES)
     assert torch.equal(result.codes, collect(run(network, [1, 2], [0, 1], SETTINGS["fixed"])).codes)
@@ -362,7 +364,9 @@ def test_the_component_samples_as_its_parts_do(network):
 
 
 def test_warmup_entropies_are_those_that_the_adaptive_run_decides_on(network):
-    sampler = RefinementSampler(7, 2.5, (0.1, 0.9), temperature=0.9).calibrated(ADAPTIVE)
+    sampler = RefinementSampler(
+        num_inference_steps=7, guidance_scale=2.5, guidance_interval=(0.1, 0.9), temperature=0.9
+    ).calibrated(ADAPTIVE)
     condition = ClassCondition.of([0, 1, 2], NUM_LABELS)
     counting, nominal = CountingRefiner(network), sampler.settings(num_inference_steps=ADAPTIVE.max_steps)
     guided = apply_guidance(counting, condition, nominal.guidance)

@@ -18,10 +18,10 @@ from genrefine.conditioning.class_condition import ClassCondition
 from genrefine.convert.class_refiner import class_refiner_from_weights
 from genrefine.sampling.budgets import EntropySteps, FixedSteps
 from genrefine.sampling.guidance import Guidance, apply_guidance
-from genrefine.sampling.options import SamplingSettings
 from genrefine.sampling.records import collect
 from genrefine.sampling.sampler import refine
 from genrefine.sampling.schedules import CosineSchedule, LinearSchedule
+from genrefine.sampling.settings import SamplingSettings
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 

@@ -1,7 +1,8 @@
 """The sampler as a component: saved and loaded beside a pipeline, strict about what it is told."""
 
+import inspect
 import json
-from dataclasses import replace
+from dataclasses import asdict
 
 import pytest
 from diffusers import DiffusionPipeline
@@ -11,7 +12,9 @@ from genrefine.sampling.budgets import EntropySteps, FixedSteps
 from genrefine.sampling.component import RefinementSampler
 from genrefine.sampling.guidance import Guidance
 from genrefine.sampling.kernels import ExactKernel, RefreshKernel, RefreshThenExactKernel
-from genrefine.sampling.schedules import CosineSchedule, LinearSchedule
+from genrefine.sampling.options import OPTIONS, SamplingOptions
+from genrefine.sampling.schedules import CosineSchedule
+from genrefine.sampling.settings import SamplingSettings
 
 BUDGET = EntropySteps(5, 700.0, -620.0, 20, 50, 0.5)
 CONFIG = {
@@ -113,47 +116,27 @@ def test_adaptive_sampling_needs_a_calibrated_model_and_no_number_of_steps():
         RefinementSampler().calibrated(BUDGET).settings(adaptive=True, num_inference_steps=5)
 
 
-@pytest.mark.parametrize("name", ["steps", "entropy_steps", "cfg"])
+@pytest.mark.parametrize("name", ["steps", "entropy_steps", "schedule_cap", "cfg"])
 def test_an_unknown_override_is_refused(name):
     with pytest.raises(GenrefineError, match=name):
         RefinementSampler().settings(**{name: None})
 
 
-def test_the_neutral_configuration_guides_nothing_and_changes_nothing():
-    settings = RefinementSampler().settings()
-    assert settings.describe() == {
-        "steps": {"type": "FixedSteps", "num_steps": 50, "final_pass": False, "schedule_steps": None},
-        "guidance": {"type": "Guidance", "scale": 1.0, "interval": [0.0, 1.0], "closed": False},
-        "schedule": {"type": "LinearSchedule"},
-        "kernel": {"type": "RefreshKernel"},
-        "temperature": 1.0,
-        "signal": "nominal",
-        "stop_at": 1.0,
-    }
-
-
-def test_a_configuration_from_before_the_text_models_still_loads(tmp_path):
-    RefinementSampler(**CONFIG).save_pretrained(tmp_path)
-    path = tmp_path / "scheduler_config.json"
-    newer = ("schedule_cap", "final_pass", "guidance_interval_closed", "schedule_steps", "signal", "stop_at")
-    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k not in newer}))
-    assert RefinementSampler.from_pretrained(tmp_path).settings() == RefinementSampler(**CONFIG).settings()
-
-
-def test_a_saved_spread_or_realized_signal_leaves_with_what_it_belongs_to():
-    sampler = RefinementSampler(num_inference_steps=9, schedule_steps=5, signal="realized")
-    assert sampler.settings().steps == FixedSteps(9, schedule_steps=5)
+def test_a_model_may_save_that_it_is_adaptive():
+    sampler = RefinementSampler(adaptive=True, entropy_steps=asdict(BUDGET))
+    assert sampler.settings().steps == BUDGET
+    assert sampler.settings(adaptive=False).steps == FixedSteps(50)
     assert sampler.settings(num_inference_steps=7).steps == FixedSteps(7)
-    assert sampler.settings(kernel="exact").signal == "nominal"
-    with pytest.raises(GenrefineError, match="only with it"):
-        sampler.settings(kernel="exact", signal="realized")
+    with pytest.raises(GenrefineError, match="calibrated"):
+        RefinementSampler(adaptive=True)
 
 
-def test_the_cap_of_a_saved_cosine_goes_with_it():
-    sampler = RefinementSampler(schedule="cosine", schedule_cap=0.95, final_pass=True)
-    assert sampler.settings().schedule == CosineSchedule(0.95)
-    assert sampler.settings(schedule="linear").schedule == LinearSchedule()
-    assert sampler.settings(final_pass=False).steps == FixedSteps(50)
-    budget = sampler.calibrated(BUDGET).settings(adaptive=True).steps
-    assert budget.final_pass
-    assert replace(budget, final_pass=False) == BUDGET
+def test_the_neutral_configuration_guides_nothing_and_changes_nothing():
+    assert RefinementSampler().settings() == SamplingSettings()
+
+
+def test_the_arguments_of_the_sampler_are_the_options():
+    shown = inspect.signature(RefinementSampler.__init__).parameters
+    assert set(shown) == {"self", "entropy_steps", "published", *OPTIONS}
+    saved = {name: value for name, value in RefinementSampler().config.items() if name in OPTIONS}
+    assert SamplingOptions(**saved) == SamplingOptions()

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from genrefine.errors import GenrefineError
 from genrefine.sampling.component import RefinementSampler
+from genrefine.sampling.published import CappedCosineSchedule
 from genrefine.sampling.schedules import CosineSchedule, LinearSchedule, Schedule, ShiftedSchedule
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 schedules = st.recursive(
-    st.just(LinearSchedule()) | st.floats(0.1, 1).map(CosineSchedule),
+    st.just(LinearSchedule()) | st.just(CosineSchedule()) | st.floats(0.1, 1).map(CappedCosineSchedule),
     lambda inner: st.builds(ShiftedSchedule, inner, st.floats(0.05, 20)),
     max_leaves=3,
 )
@@ -37,8 +38,8 @@ def test_an_uncapped_schedule_ends_at_exactly_one_in_float32(schedule):
 
 def test_cosine_is_its_formula():
     progress = torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.float64)
-    expected = [0.95 * (1 - cos(pi * s / 2)) for s in progress.tolist()]
-    assert CosineSchedule(cap=0.95)(progress).tolist() == pytest.approx(expected, abs=1e-12)
+    expected = [1 - cos(pi * s / 2) for s in progress.tolist()]
+    assert CosineSchedule()(progress).tolist() == pytest.approx(expected, abs=1e-12)
 
 
 @given(schedules)
@@ -52,14 +53,14 @@ def test_shifted_cosine_gives_the_published_text_schedule(row):
     # There a step has progress i / (T - 1), and a shift above 1000 is written with 1000 added.
     steps, shift = row["complexity_aware_Tmax"], row["snr_shift"]
     progress = torch.tensor([min(1.0, (i + 1) / (steps - 1)) for i in range(50)], dtype=torch.float64)
-    signal = ShiftedSchedule(CosineSchedule(cap=0.999), float(shift % 1000))(progress)
+    signal = ShiftedSchedule(CappedCosineSchedule(0.999), float(shift % 1000))(progress)
     assert signal.tolist() == pytest.approx(row["next_pt_nominal"], abs=1e-12)
 
 
 @pytest.mark.parametrize("cap", [0.0, -0.1, 1.1, float("nan")])
 def test_a_cap_outside_its_range_is_refused(cap):
     with pytest.raises(GenrefineError, match="cap"):
-        CosineSchedule(cap)
+        CappedCosineSchedule(cap)
 
 
 def test_a_shift_that_is_not_positive_is_refused():
@@ -72,9 +73,8 @@ def test_the_sampler_settings_of_the_published_text_models_give_their_signals(ro
     sampler = RefinementSampler(
         num_inference_steps=row["complexity_aware_Tmax"],
         schedule="cosine",
-        schedule_cap=0.999,
-        final_pass=True,
         shift=float(row["snr_shift"] % 1000),
+        published={"schedule_cap": 0.999, "final_pass": True},
     )
     settings = sampler.settings()
     progress = settings.steps.after(0.0).progress

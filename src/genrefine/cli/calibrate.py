@@ -76,8 +76,8 @@ def run(options: argparse.Namespace) -> None:
     fitting = {"warmup": options.warmup, "min_steps": options.min_steps, "max_steps": max_steps}
     fitting["mean_steps"] = options.mean_steps
     fit_entropy_steps([0.0, 1.0], **fitting)  # refuses impossible numbers before the long part
-    told = _told(pipeline, place, options)
-    entropies = _observe(pipeline, told, options.warmup, max_steps, options)
+    wanted = _wanted(pipeline, place, options)
+    entropies = _observe(pipeline, wanted, options.warmup, max_steps, options)
     budget = fit_entropy_steps(entropies, **fitting)
     totals = [budget.total(entropy) for entropy in entropies]
     calibrated = pipeline.sampler.calibrated(budget)
@@ -91,11 +91,13 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         record = {"model": options.model, "mean_steps": mean}
         record["entropy_steps"] = dict(calibrated.config["entropy_steps"])
-        record["class_labels" if isinstance(told[0], int) else "prompts"] = told
+        record["class_labels" if isinstance(wanted[0], int) else "prompts"] = wanted
         write_json(options.json, {**record, "entropy": entropies, "num_steps": totals})
 
 
-def _told(pipeline: "ClassPipeline | TextPipeline", folder: Path, options: argparse.Namespace) -> list[int] | list[str]:
+def _wanted(
+    pipeline: "ClassPipeline | TextPipeline", folder: Path, options: argparse.Namespace
+) -> list[int] | list[str]:
     """Return what each run asks for: a class or a prompt.
 
     Raises:
@@ -149,7 +151,7 @@ def _lines(path: Path) -> list[str]:
 
 def _observe(
     pipeline: "ClassPipeline | TextPipeline",
-    told: list[int] | list[str],
+    wanted: list[int] | list[str],
     warmup: int,
     max_steps: int,
     options: argparse.Namespace,
@@ -159,9 +161,9 @@ def _observe(
 
     refine: Any = pipeline.refine
     entropies: list[float] = []
-    with pipeline.progress_bar(total=len(told)) as bar:
-        for first in range(0, len(told), options.batch_size):
-            batch = told[first : first + options.batch_size]
+    with pipeline.progress_bar(total=len(wanted)) as bar:
+        for first in range(0, len(wanted), options.batch_size):
+            batch = wanted[first : first + options.batch_size]
             seeds = [options.seed + index for index in range(first, first + len(batch))]
             steps = refine(batch, seed=seeds, num_inference_steps=max_steps)
             entropies += next(islice(steps, warmup, None)).entropy.tolist()

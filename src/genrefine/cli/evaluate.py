@@ -17,7 +17,6 @@ from genrefine.cli.evaluate_text import (
 from genrefine.cli.loading import adapt, load_class_pipeline, load_pictures, load_tokenizer
 from genrefine.cli.options import (
     CLASS_MODEL,
-    SAMPLING,
     TEXT_MODEL,
     add_adapter_options,
     add_batch_option,
@@ -28,6 +27,7 @@ from genrefine.cli.options import (
     add_model_option,
     add_sampling_options,
     positive,
+    sampling_of,
 )
 
 
@@ -121,7 +121,6 @@ def _samples(options: argparse.Namespace) -> Any:
     if options.training_split:
         training = load_pictures(options.data, options, pipeline.picture_size, names, options.training_split)
     pipeline.set_progress_bar_config(disable=True)
-    sampling = {name: getattr(options, name) for name in SAMPLING if getattr(options, name) is not None}
     found = evaluate_class_pipeline(
         pipeline,
         held_out,
@@ -132,7 +131,7 @@ def _samples(options: argparse.Namespace) -> Any:
         options.samples,
         options.seed,
         progress=sys.stderr.isatty(),
-        **sampling,
+        **sampling_of(options),
     )
     say(found.extractor)
     say(f"{found.num_samples} samples, {found.mean_steps:.2f} steps and {found.mean_evaluations:.2f} evaluations each")

@@ -6,7 +6,7 @@ from typing import Any
 
 from genrefine.cli.answers import say
 from genrefine.cli.loading import adapt, find_model, load_pictures, quiet_libraries, torch_device, torch_dtype
-from genrefine.cli.options import SAMPLING, parse_pairs, positive
+from genrefine.cli.options import parse_pairs, positive, sampling_of
 
 
 def add_prompt_options(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +47,7 @@ def measure_prompts(options: argparse.Namespace) -> Any:
         options.samples,
         options.seed,
         progress=sys.stderr.isatty(),
-        **_sampling(options),
+        **sampling_of(options),
     )
     say(found.extractor)
     say(f"{found.num_prompts} samples, {found.mean_steps:.2f} steps and {found.mean_evaluations:.2f} evaluations each")
@@ -87,7 +87,7 @@ def measure_clips(options: argparse.Namespace) -> Any:
         options.samples,
         options.seed,
         progress=sys.stderr.isatty(),
-        **_sampling(options),
+        **sampling_of(options),
     )
     say(found.extractor)
     say(
@@ -153,7 +153,3 @@ def _load_text_pipeline(options: argparse.Namespace) -> Any:
     adapt(pipeline, options)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(target)
-
-
-def _sampling(options: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(options, name) for name in SAMPLING if getattr(options, name) is not None}

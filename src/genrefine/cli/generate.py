@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genrefine.cli.answers import say, write_json
-from genrefine.cli.drawing import Request, default_output, draw, notices, require_output, save
 from genrefine.cli.loading import adapt, load_class_pipeline, load_pipeline
 from genrefine.cli.options import (
     CLASS_MODEL,
-    SAMPLING,
     TEXT_MODEL,
     add_adapter_options,
     add_batch_option,
@@ -19,16 +17,21 @@ from genrefine.cli.options import (
     add_json_option,
     add_model_option,
     add_sampling_options,
+    sampling_of,
 )
+from genrefine.cli.sample_files import Samples, default_output, notices, require_output, save
 from genrefine.errors import GenrefineError
+from genrefine.sampling.options import OPTIONS
 
 if TYPE_CHECKING:
-    from genrefine.pipelines import ClassPipeline, TextPipeline
+    from PIL import Image
+
+    from genrefine.pipelines import ClassPipeline, ClassRequest, TextPipeline, TextRequest
 
 _MOST_FILMED = 9
 _SET_IN_MOTION = 17
 _OF_PROMPTS = ("prompt", "negative_prompt", "frames", "first_frame", "height", "width")
-_OF_PICTURES = ("class_label", "output", "num_images", "seed", "film", "json", "batch_size", *_OF_PROMPTS, *SAMPLING)
+_OF_PICTURES = ("class_label", "output", "num_images", "seed", "film", "json", "batch_size", *_OF_PROMPTS, *OPTIONS)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -90,13 +93,15 @@ def run(options: argparse.Namespace) -> None:
     _check(options)
     pipeline = load_pipeline(_model(options), options.device, options.dtype)
     adapt(pipeline, options)
-    request = _request(pipeline, options)
-    if options.film and len(request.seeds) > _MOST_FILMED:
-        raise GenrefineError(f"a film shows at most {_MOST_FILMED} pictures; got {len(request.seeds)}; ask for fewer")
-    output = options.output or default_output(request)
+    request = _prepare(pipeline, options)
+    count, seeds = len(request), request.seeds
+    if options.film and count > _MOST_FILMED:
+        raise GenrefineError(f"a film shows at most {_MOST_FILMED} pictures; got {count}; ask for fewer")
+    names = _names(request)
+    output = options.output or default_output(names[0], seeds[0], request.is_clip)
     require_output(output, request.is_clip)
     start = time.perf_counter()
-    drawn = draw(request, options.batch_size, filmed=options.film is not None)
+    samples, film = generate(pipeline, request, options.batch_size, filmed=options.film is not None)
     seconds = time.perf_counter() - start
     notes: dict[str, Any] = {"model": _model(options), "settings": request.settings}
     if options.adapter:
@@ -105,20 +110,55 @@ def run(options: argparse.Namespace) -> None:
         notes["first_frame"] = str(options.first_frame)
     several = len(options.prompt or options.class_label or [None]) > 1
     columns = options.num_images if several and options.num_images > 1 else None  # one row per prompt or class
-    files = save(output, drawn, request, notes, columns)
+    files = save(output, samples, notes, columns)
     if options.film:
         from genrefine.media.writing import save_animation
 
-        save_animation(drawn.film, options.film)
+        save_animation(film, options.film)
         files.append(str(options.film))
     if options.json:
-        write_json(options.json, {**notes, **drawn.records, "seconds": round(seconds, 3), "files": files})
-    count, steps = len(request.seeds), drawn.records["num_steps"]
+        write_json(options.json, {**notes, **samples.records, "seconds": round(seconds, 3), "files": files})
+    steps = samples.records["num_steps"]
     kind = "clip" if request.is_clip else "picture"
     say(
         f"{count} {kind}{'s' * (count > 1)} in {seconds:.1f} s, {sum(steps) / count:.3g} steps each, "
-        f"seed{'s' * (count > 1)} {_brief(request.seeds)}: {_brief(files)}"
+        f"seed{'s' * (count > 1)} {_brief(seeds)}: {_brief(files)}"
     )
+
+
+def generate(
+    pipeline: "ClassPipeline | TextPipeline", request: "ClassRequest | TextRequest", batch_size: int, filmed: bool
+) -> "tuple[Samples, list[Image.Image]]":
+    """Carry out a request batch by batch, which changes nothing about its samples; with the film if one is wanted."""
+    from genrefine.pipelines import FilmRecorder, TextRequest
+    from genrefine.pipelines.film import draw_film
+
+    of_prompts, names = isinstance(request, TextRequest), _names(request)
+    samples = Samples(
+        names,
+        getattr(pipeline, "frames_per_second", None) if request.is_clip else None,
+        {"prompts" if of_prompts else "class_labels": request.labels, "seeds": request.seeds},
+    )
+    samples.records |= {name: [] for name in ("num_steps", "num_evaluations", "entropy")}
+    captions = [f"{name}   seed {seed}" for name, seed in zip(names, request.seeds, strict=True)]
+    panels: list[Any] = []
+    for first in range(0, len(request), batch_size):
+        rows = slice(first, first + batch_size)
+        recorder = FilmRecorder(captions[rows])
+        output: Any = pipeline.run(request, rows, **(recorder.arguments if filmed else {}))
+        samples.clips += output.frames if request.is_clip else [[image] for image in output.images]
+        for name in ("num_steps", "num_evaluations", "entropy"):
+            samples.records[name] += getattr(output, name)
+        panels += recorder.panels
+    return samples, draw_film(panels) if filmed else []
+
+
+def _names(request: "ClassRequest | TextRequest") -> list[str]:
+    """Return what to call each sample."""
+    from genrefine.pipelines import TextRequest
+
+    nothing = "no prompt" if isinstance(request, TextRequest) else "no class"
+    return [label or nothing for label in request.labels]
 
 
 def _model(options: argparse.Namespace) -> str:
@@ -170,26 +210,21 @@ def _option(name: str) -> str:
     return "PROMPT" if name == "prompt" else f"--{name.replace('_', '-')}"
 
 
-def _request(pipeline: "ClassPipeline | TextPipeline", options: argparse.Namespace) -> Request:
-    """Turn the words into what the pipeline takes, refusing those that are for the other kind of model."""
+def _prepare(pipeline: "ClassPipeline | TextPipeline", options: argparse.Namespace) -> "ClassRequest | TextRequest":
+    """Turn the words into a request, refusing those that are for the other kind of model."""
     from genrefine.pipelines import ClassPipeline
 
     seed = options.seed[0] if options.seed and len(options.seed) == 1 else options.seed
-    sampling = {name: getattr(options, name) for name in SAMPLING}
+    arguments = {"num_images_per_prompt": options.num_images, "seed": seed} | sampling_of(options)
     if isinstance(pipeline, ClassPipeline):
         _refuse_given(options, _OF_PROMPTS, f"'{_model(options)}' is a model of classes")
         labels = [_label(word, pipeline.class_names) for word in options.class_label or [None]]
-        classes = pipeline.plan(labels, options.num_images, seed, **sampling)
-        names = [*pipeline.class_names, None]
-        return Request(pipeline, [names[n] for n in classes.classes], classes.seeds, sampling, classes.settings)
+        return pipeline.prepare(labels, **arguments)
     _refuse_given(options, ("class_label",), f"'{_model(options)}' is a model of prompts")
-    arguments = {**sampling, "negative_prompt": options.negative_prompt or "", "num_frames": _frames(options)}
+    arguments |= {"negative_prompt": options.negative_prompt or "", "num_frames": _frames(options)}
     arguments |= {"first_frame": options.first_frame, "height": options.height, "width": options.width}
     with notices():
-        prompts = pipeline.plan(
-            options.prompt or None, num_images_per_prompt=options.num_images, seed=seed, **arguments
-        )
-    return Request(pipeline, prompts.prompts, prompts.seeds, arguments, prompts.settings)
+        return pipeline.prepare(options.prompt or None, **arguments)
 
 
 def _label(word: str | None, class_names: list[str]) -> int | str | None:

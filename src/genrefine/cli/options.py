@@ -1,32 +1,16 @@
-"""Options that several verbs share. Nothing here imports more than argparse, so that help is quick."""
+"""Options that several verbs share. Nothing here imports torch, so that help is quick."""
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
+from typing import Any, get_args
 
 from genrefine.errors import GenrefineError
+from genrefine.sampling.options import OPTIONS, SamplingOptions
 
 CLASS_MODEL = "emoji-class"
 TEXT_MODEL = "emoji"
 DTYPES = ("float32", "bfloat16", "float16")
-SAMPLING = (
-    "num_inference_steps",
-    "adaptive",
-    "guidance_scale",
-    "guidance_interval",
-    "guidance_interval_closed",
-    "guidance_power",
-    "temperature",
-    "schedule",
-    "schedule_cap",
-    "schedule_steps",
-    "final_pass",
-    "shift",
-    "kernel",
-    "kernel_switch",
-    "signal",
-    "stop_at",
-)
-"""Names of the sampling options, which are also arguments of the pipeline; None stands for the model's default."""
 
 
 def add_model_option(
@@ -87,40 +71,30 @@ def add_batch_option(parser: argparse.ArgumentParser, default: int = 64) -> None
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
-    """Let the caller change the sampling defaults of the model."""
+    """Let the caller change the sampling defaults of the model: one flag per field of `SamplingOptions`."""
     steps = parser.add_mutually_exclusive_group()
-    steps.add_argument("--num-inference-steps", type=int, metavar="N", help="refinements of every picture")
-    steps.add_argument(
-        "--adaptive", action="store_true", default=None, help="let the entropy of each picture decide its refinements"
-    )
-    parser.add_argument("--guidance-scale", type=float, metavar="G", help="weight of the class or prompt; 1 is off")
-    parser.add_argument(
-        "--guidance-interval", nargs=2, type=float, metavar=("LOW", "HIGH"), help="signals between which guidance is on"
-    )
-    parser.add_argument(
-        "--guidance-interval-closed",
-        action=argparse.BooleanOptionalAction,
-        help="guide at both ends of the interval, too, or not",
-    )
-    parser.add_argument("--guidance-power", type=float, metavar="P", help="let guidance grow as power-cosine guidance")
-    parser.add_argument("--temperature", type=float, metavar="T", help="divides the logits; below 1 is safer")
-    parser.add_argument("--schedule", metavar="NAME", help="linear or cosine")
-    parser.add_argument("--schedule-cap", type=float, metavar="SIGNAL", help="where the cosine schedule ends; 1 is off")
-    parser.add_argument(
-        "--schedule-steps", type=int, metavar="N", help="refinements that the schedule is spread over, if not all"
-    )
-    parser.add_argument(
-        "--final-pass",
-        action=argparse.BooleanOptionalAction,
-        help="let the last refinement run at the end of the schedule, or not",
-    )
-    parser.add_argument("--shift", type=float, metavar="A", help="moves the schedule towards noise; 1 is off")
-    parser.add_argument("--kernel", metavar="NAME", help="refresh, exact or refresh-then-exact")
-    parser.add_argument(
-        "--kernel-switch", type=float, metavar="SIGNAL", help="where refresh-then-exact changes over, between 0 and 1"
-    )
-    parser.add_argument("--signal", metavar="NAME", help="what the network is told: nominal or realized")
-    parser.add_argument("--stop-at", type=float, metavar="SIGNAL", help="end a picture after a step at this signal")
+    for option in fields(SamplingOptions):
+        group = steps if option.name in ("num_inference_steps", "adaptive") else parser
+        given: dict[str, Any] = {"help": option.metadata["help"], "default": None}
+        if option.type is bool:
+            given["action"] = argparse.BooleanOptionalAction
+        else:
+            metavar = option.metadata["metavar"]
+            given |= {"metavar": metavar, "type": _number_type(option.type)}
+            if isinstance(metavar, tuple):
+                given["nargs"] = len(metavar)
+        group.add_argument(f"--{option.name.replace('_', '-')}", **given)
+
+
+def sampling_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the sampling options that were given."""
+    return {name: getattr(options, name) for name in OPTIONS if getattr(options, name) is not None}
+
+
+def _number_type(declared: Any) -> type:
+    """Return what parses a value of a declared type, the same for `float`, `float | None` and `tuple[float, float]`."""
+    inner: type = (get_args(declared) or (declared,))[0]
+    return inner
 
 
 def add_data_options(parser: argparse.ArgumentParser, labels: bool = True) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from genrefine.errors import GenrefineError
 from genrefine.sampling.component import RefinementSampler
+from genrefine.sampling.published import PublishedLaws
 
 TEXT_CAP = {"prefix": 0.999, "joint": 0.95}
 TEXT_STOP = {"prefix": 1 - 1e-6, "joint": 0.98}
@@ -47,8 +48,8 @@ def class_sampler(
         interval_max: guidance is on below it; without effect on power-cosine guidance.
         tau: temperature.
         sampling_method: "linear" (also "heun" and "euler" there) or "cosine"; "complexity_aware" is "linear" with
-            `entropy_steps`, sampled with `settings(adaptive=True)`.
-        entropy_steps: fields of `steps.EntropySteps`.
+            `entropy_steps`.
+        entropy_steps: fields of `budgets.EntropySteps`; the sampler then uses them unless told a number of steps.
     """
     grows = interval_min < 0
     return RefinementSampler(
@@ -58,6 +59,7 @@ def class_sampler(
         guidance_power=-interval_min if grows else None,
         temperature=tau,
         schedule="cosine" if sampling_method == "cosine" else "linear",
+        adaptive=entropy_steps is not None,
         entropy_steps=entropy_steps,
     )
 
@@ -88,17 +90,19 @@ def text_sampler(
     _require_attention(attention)
     return RefinementSampler(
         num_inference_steps=max_infer_steps,
-        schedule_steps=None if tmax == max_infer_steps else tmax,
         guidance_scale=cfg,
         guidance_interval=(cfg_interval, 1.0),
-        guidance_interval_closed=True,
         temperature=tau,
         schedule="cosine",
-        schedule_cap=TEXT_CAP[attention],
-        final_pass=True,
         shift=plain_shift(snr_shift),
-        signal="realized",
-        stop_at=TEXT_STOP[attention],
+        published=PublishedLaws(
+            schedule_cap=TEXT_CAP[attention],
+            schedule_steps=None if tmax == max_infer_steps else tmax,
+            final_pass=True,
+            closed_interval=True,
+            realized_signal=True,
+            stop_at=TEXT_STOP[attention],
+        ).values(),
     )
 
 
@@ -110,7 +114,7 @@ def text_entropy_sampler(
     cfg_interval: float = 0.0,
     tau: float = 1.0,
 ) -> RefinementSampler:
-    """Return the sampler of the entropy-guided text program (revision 6563168), for `settings(adaptive=True)`.
+    """Return the sampler of the entropy-guided text program (revision 6563168).
 
     Args:
         min_infer_steps: fewest steps without the extra call at the end; 0 stands for `max_infer_steps`.
@@ -122,18 +126,18 @@ def text_entropy_sampler(
         num_inference_steps=max_infer_steps,
         guidance_scale=cfg,
         guidance_interval=(cfg_interval, 1.0),
-        guidance_interval_closed=True,
         temperature=tau,
         shift=plain_shift(alpha),
+        adaptive=True,
         entropy_steps={
             "warmup": 5,
             "slope": TEXT_SLOPE,
             "offset": TEXT_OFFSET,
             "min_steps": min_infer_steps or max_infer_steps,
             "max_steps": max_infer_steps,
-            "extra_pass": True,
-            "nominal_steps": 50,  # of the warm-up, whatever max_infer_steps
         },
+        # The warm-up is that of 50 steps, whatever max_infer_steps.
+        published=PublishedLaws(extra_pass=True, nominal_steps=50, closed_interval=True).values(),
     )
 
 

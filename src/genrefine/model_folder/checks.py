@@ -32,6 +32,8 @@ from genrefine.model_folder.checksums import verify_checksums
 from genrefine.model_folder.find import FETCHING
 from genrefine.model_folder.read import read_json
 from genrefine.registry import with_current_addresses
+from genrefine.sampling.component import RefinementSampler
+from genrefine.sampling.published import with_published
 
 PROMPTS = "prompts.txt"
 """Prompts that a text model knows, one a line; beside its components, for `genrefine calibrate`. It may be absent."""
@@ -139,6 +141,8 @@ def check_component_folder(folder: Path, component_class: type[ConfigMixin]) -> 
     if not config_path.is_file():
         raise GenrefineError(f"the model lacks '{config_path}'; fetch or save the model again")
     config = read_json(config_path)
+    if issubclass(component_class, RefinementSampler):
+        config = with_published(config)
     parameters = {
         name: parameter
         for name, parameter in inspect.signature(component_class.__init__).parameters.items()

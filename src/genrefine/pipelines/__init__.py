@@ -1,23 +1,22 @@
 """Whole models behind one call: load, generate, save."""
 
 from genrefine.model_folder.checks import PROMPTS, check_component_folder, check_pipeline_folder, load_component
-from genrefine.pipelines.class_pipeline import ClassPipeline
-from genrefine.pipelines.class_request import ClassRun
+from genrefine.pipelines.class_pipeline import ClassPipeline, ClassRequest
 from genrefine.pipelines.film import FilmRecorder
 from genrefine.pipelines.loading import load_pipeline
 from genrefine.pipelines.output import ClassPipelineOutput, TextPipelineOutput
 from genrefine.pipelines.text_pipeline import TextPipeline
-from genrefine.pipelines.text_request import TextRun
+from genrefine.pipelines.text_request import TextRequest
 
 __all__ = [
     "PROMPTS",
     "ClassPipeline",
     "ClassPipelineOutput",
-    "ClassRun",
+    "ClassRequest",
     "FilmRecorder",
     "TextPipeline",
     "TextPipelineOutput",
-    "TextRun",
+    "TextRequest",
     "check_component_folder",
     "check_pipeline_folder",
     "load_component",

@@ -7,44 +7,53 @@ the same picture alone, in any batch and in any order. Arguments that are not gi
 `sampler/`; what was used in the end comes back with the result.
 """
 
-from collections.abc import Iterator, Sequence
+import difflib
+import operator
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from genrefine.conditioning.class_condition import ClassCondition
 from genrefine.errors import GenrefineError
-from genrefine.pipelines.class_adapters import ClassAdapters
-from genrefine.pipelines.class_request import ClassLabel, ClassRun, resolve_classes
-from genrefine.pipelines.output import ClassPipelineOutput, Images, require_output_type, to_output
-from genrefine.pipelines.progress import StepCallback, watched
-from genrefine.pipelines.refinement_pipeline import (
-    arguments_of,
-    config_of,
-    require_count,
-    require_same_codes,
-)
+from genrefine.pipelines.output import ClassPipelineOutput, Images, facts_of
+from genrefine.pipelines.refinement_pipeline import RefinementPipeline, config_of, require_same_codes
 from genrefine.pipelines.request import (
-    SAMPLING_ARGUMENTS,
     Generators,
+    Request,
+    arguments_of,
+    called_like,
     refuse_unknown,
-    resolve_sampling,
+    require_count,
+    resolve_options,
     resolve_seeds,
 )
 from genrefine.refiner import ClassRefiner
+from genrefine.refiner.adapter import Adapter
 from genrefine.sampling.component import RefinementSampler
-from genrefine.sampling.guidance import apply_guidance
-from genrefine.sampling.random_source import SeededSource
-from genrefine.sampling.records import RefinementStep, collect
-from genrefine.sampling.sampler import refine
+from genrefine.sampling.options import with_options
+from genrefine.sampling.records import RefinementResult
 from genrefine.tokenizer import VisualTokenizer
 
+ClassLabel = int | str | None
 ClassLabels = ClassLabel | Sequence[ClassLabel] | Tensor
 
 
-class ClassPipeline(ClassAdapters):
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ClassRequest(Request):
+    """Pictures of classes.
+
+    Args:
+        classes: class number of each picture, the number of classes standing for none.
+    """
+
+    classes: list[int]
+
+
+class ClassPipeline(RefinementPipeline):
     """Make pictures of given classes.
 
     Args:
@@ -63,6 +72,8 @@ class ClassPipeline(ClassAdapters):
 
     model_cpu_offload_seq = "refiner->visual_tokenizer"  # type: ignore[assignment]
     _settings = ("class_names",)
+    _own_classes: tuple[nn.Module, list[int | None] | None, list[str]] | None = None
+    """Class table, its origin and names as they were before an adapter brought its own."""
 
     def __init__(
         self,
@@ -90,8 +101,8 @@ class ClassPipeline(ClassAdapters):
         rows, columns = self.refiner.config.grid
         return rows * stride, columns * stride
 
-    @torch.no_grad()
-    def __call__(
+    @with_options
+    def prepare(
         self,
         class_labels: ClassLabels = None,
         *,
@@ -99,13 +110,9 @@ class ClassPipeline(ClassAdapters):
         seed: int | Sequence[int] | None = None,
         generator: Generators | None = None,
         noise: Int[Tensor, "batch channels t h w"] | None = None,
-        output_type: str = "pil",
-        return_dict: bool = True,
-        callback_on_step_end: StepCallback | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("prediction",),
         **sampling: Any,
-    ) -> ClassPipelineOutput | tuple[Images]:
-        """Make pictures.
+    ) -> ClassRequest:
+        """Check a request, draw its seeds and fill in the defaults of the model.
 
         Args:
             class_labels: a class name or number, None for no class, or a list of them.
@@ -114,92 +121,73 @@ class ClassPipeline(ClassAdapters):
                 seeds come from the system's entropy and are reported.
             generator: in place of seed; draws the seeds.
             noise: codes to start from, one map per picture, in place of those of the seeds (diffusers: `latents`).
-            output_type: "pil", "np", "pt", or "codes" for the codes themselves, undecoded.
-            return_dict: False returns `(images,)` only.
-            callback_on_step_end: called as `(pipe, step, signal, tensors)` after every step. It looks on and changes
-                nothing, except that `pipe._interrupt = True` ends the refinement there.
-            callback_on_step_end_tensor_inputs: what `tensors` holds: "prediction" and "state" (codes of the pictures
-                still at work), "record" (the whole `RefinementStep`).
-            sampling: `num_inference_steps` or `adaptive=True`, `guidance_scale` (1 is off), `guidance_interval`,
-                `guidance_interval_closed`, `guidance_power`, `temperature`, `schedule`, `schedule_cap`,
-                `schedule_steps`, `final_pass`, `shift`, `kernel`, `kernel_switch`, `signal`, `stop_at`; see
-                `RefinementSampler`.
+            sampling: `sampling.options.SamplingOptions` to use in place of those saved with the model.
 
         Raises:
-            GenrefineError: an unknown class, argument or setting, or a value out of range.
+            GenrefineError: an unknown class, argument or option, or a value out of range.
         """
-        require_output_type(output_type)
-        run = self.plan(class_labels, num_images_per_prompt, seed, generator, **sampling)
-        max_steps = run.sampling.steps.max_steps
-        steps = self.steps(run, noise)
-        result = collect(watched(self, steps, max_steps, callback_on_step_end, callback_on_step_end_tensor_inputs))
-        wants_codes = output_type in ("codes", "latent")
-        images = result.codes if wants_codes else to_output(self.decode(result.codes), output_type)
-        self.maybe_free_model_hooks()
-        if not return_dict:
-            return (images,)
-        return ClassPipelineOutput(
-            images=images,
-            class_labels=[self._name(number) for number in run.classes],
-            seeds=run.seeds,
-            num_steps=result.num_steps.tolist(),
-            entropy=[list(trace) for trace in result.entropy],
-            num_evaluations=result.num_evaluations.tolist(),
-            codes=result.codes,
-            settings=run.settings,
-        )
-
-    def refine(
-        self,
-        class_labels: ClassLabels = None,
-        *,
-        noise: Int[Tensor, "batch channels t h w"] | None = None,
-        **request: Any,
-    ) -> Iterator[RefinementStep]:
-        """Return an iterator over the steps of a refinement: for films, previews and studies.
-
-        Arguments are those of the call; `decode(step.prediction)` shows how far the pictures are.
-        """
-        return self.steps(self.plan(class_labels, **request), noise)
-
-    def plan(
-        self,
-        class_labels: ClassLabels = None,
-        num_images_per_prompt: int = 1,
-        seed: int | Sequence[int] | None = None,
-        generator: Generators | None = None,
-        **sampling: Any,
-    ) -> ClassRun:
-        """Check a request, draw its seeds and fill in the defaults of the model.
-
-        Raises:
-            GenrefineError: an unknown class, argument or setting, or a value out of range.
-        """
-        refuse_unknown(sampling, [*arguments_of(type(self).__call__), *SAMPLING_ARGUMENTS], "the pipeline")
+        refuse_unknown(sampling, arguments_of(type(self).__call__), "the pipeline")
         require_count(num_images_per_prompt)
         labels = resolve_classes(class_labels, self.class_names)
         classes = [number for number in labels for _ in range(num_images_per_prompt)]
         has_class = any(number < len(self.class_names) for number in classes)
-        settings, arguments = resolve_sampling(self.sampler, sampling, "class", has_class)
-        return ClassRun(classes, resolve_seeds(len(classes), seed, generator), settings, arguments)
-
-    def steps(
-        self, run: ClassRun, noise: Int[Tensor, "batch channels t h w"] | None = None
-    ) -> Iterator[RefinementStep]:
-        """Carry out a plan, step by step."""
-        device, config = self._execution_device, self.refiner.config
-        condition = ClassCondition.of(run.classes, config.num_classes, device)
-        return refine(
-            apply_guidance(self.refiner, condition, run.sampling.guidance),
-            SeededSource(run.seeds, device),
-            (config.code_channels, 1, *config.grid),
-            config.code_classes,
-            run.sampling,
-            noise.to(device) if noise is not None else None,
+        options, settings = resolve_options(self.sampler, sampling, "class", has_class)
+        names = [*self.class_names, None]
+        return ClassRequest(
+            classes=classes,
+            labels=[names[number] for number in classes],
+            seeds=resolve_seeds(len(classes), seed, generator),
+            grid=(1, *self.refiner.config.grid),
+            sampling=settings,
+            settings=options.arguments(),
+            noise=noise,
         )
 
-    def _name(self, number: int) -> str | None:
-        return self.class_names[number] if number < len(self.class_names) else None
+    @called_like(prepare, RefinementPipeline.run)
+    def __call__(self, class_labels: ClassLabels = None, **arguments: Any) -> ClassPipelineOutput | tuple[Images]:
+        """Make pictures: `run(prepare(class_labels, ...), ...)`.
+
+        Args:
+            class_labels: a class name or number, None for no class, or a list of them.
+            arguments: those of `prepare` and of `run`.
+
+        Raises:
+            GenrefineError: an unknown class, argument or option, or a value out of range.
+        """
+        made: ClassPipelineOutput | tuple[Images] = self._call(class_labels, arguments)
+        return made
+
+    def load_lora_weights(  # type: ignore[override]
+        self, folder: str | os.PathLike[str], adapter_name: str = "default", scale: float = 1.0, **fetching: Any
+    ) -> Adapter:
+        """Put an adapter beside the refiner's weights; see `RefinementPipeline.load_lora_weights`.
+
+        An adapter with classes of its own replaces those of the model until it is unloaded.
+        """
+        before = self.refiner.class_embedding, self.refiner.class_rows, self.class_names
+        adapter = super().load_lora_weights(folder, adapter_name, scale, **fetching)
+        if adapter.facts.class_rows is not None:
+            names = adapter.facts.class_names or [str(number) for number in range(len(adapter.facts.class_rows))]
+            self._own_classes = before
+            self.register_to_config(class_names=names)
+        return adapter
+
+    def unload_lora_weights(self) -> None:
+        """Take all adapters away. What was fused stays; otherwise the model is again what it was, classes included."""
+        is_fused = any(getattr(layer, "merged_adapters", ()) for layer in self.refiner.modules())
+        super().unload_lora_weights()
+        if self._own_classes is not None and not is_fused:
+            table, rows, names = self._own_classes
+            self.refiner.class_embedding, self.refiner.class_rows = table, rows
+            self.refiner.register_to_config(num_classes=len(names))
+            self.register_to_config(class_names=names)
+        self._own_classes = None
+
+    def _condition(self, request: ClassRequest) -> ClassCondition:
+        return ClassCondition.of(request.classes, config_of(self.refiner).num_classes, self._execution_device)
+
+    def _output(self, request: ClassRequest, made: Images, result: RefinementResult) -> ClassPipelineOutput:
+        return ClassPipelineOutput(images=made, class_labels=request.labels, **facts_of(request, result))
 
 
 def _require_fit(refiner: ClassRefiner, tokenizer: VisualTokenizer, class_names: Sequence[str]) -> None:
@@ -207,3 +195,53 @@ def _require_fit(refiner: ClassRefiner, tokenizer: VisualTokenizer, class_names:
     num_classes = config_of(refiner).num_classes
     if not len(class_names) == len(set(class_names)) == num_classes:
         raise GenrefineError(f"class_names must be {num_classes} different names; got {len(class_names)}")
+
+
+def resolve_classes(class_labels: Any, class_names: Sequence[str]) -> list[int]:
+    """Return one class number per label, the number of classes standing for no class.
+
+    Args:
+        class_labels: a name, a number, None, or a sequence or tensor of them.
+        class_names: name of each class.
+
+    Raises:
+        GenrefineError: no labels, an unknown name or a number out of range.
+    """
+    if hasattr(class_labels, "tolist"):  # tensors, arrays and their scalars
+        class_labels = class_labels.tolist()
+    if class_labels is None or isinstance(class_labels, (str, int)):
+        class_labels = [class_labels]
+    numbers = [_class_number(label, class_names) for label in class_labels]
+    if not numbers:
+        raise GenrefineError("class_labels must name at least one class; got none; pass None for no class")
+    return numbers
+
+
+def _class_number(label: Any, class_names: Sequence[str]) -> int:
+    if label is None:
+        return len(class_names)
+    if isinstance(label, str):
+        return _named_class(label, class_names)
+    try:
+        number = operator.index(label)
+    except TypeError:
+        raise GenrefineError(f"a class is a name, a whole number or None; got {label!r}") from None
+    if isinstance(label, bool) or not 0 <= number < len(class_names):
+        raise GenrefineError(f"class numbers run from 0 to {len(class_names) - 1}; got {label}; use None for no class")
+    return number
+
+
+def _named_class(name: str, class_names: Sequence[str]) -> int:
+    if name in class_names:
+        return list(class_names).index(name)
+    parts = [known for known in class_names if name and name in known.split("/")]
+    if parts:
+        # A group or a style alone stands for several classes: choosing one would be a guess.
+        raise GenrefineError(f"class '{name}' is not one class but {len(parts)}; name one of: {_some(parts)}")
+    near = difflib.get_close_matches(name, class_names, n=3, cutoff=0.5)
+    hint = f"did you mean {_some([repr(word) for word in near])}?" if near else f"there are: {_some(class_names)}"
+    raise GenrefineError(f"no class '{name}' among {len(class_names)}; {hint}")
+
+
+def _some(words: Sequence[str], most: int = 8) -> str:
+    return ", ".join(words[:most]) + (f", ... ({len(words) - most} more)" if len(words) > most else "")

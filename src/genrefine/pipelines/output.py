@@ -11,6 +11,8 @@ from torch import Tensor
 
 from genrefine.errors import GenrefineError
 from genrefine.media.pixels import to_pil, to_pil_clips
+from genrefine.pipelines.request import Request
+from genrefine.sampling.records import RefinementResult
 
 OUTPUT_TYPES = ("pil", "np", "pt", "codes", "latent")
 """Spellings of `output_type`; "latent" is diffusers' word for codes."""
@@ -73,6 +75,18 @@ class TextPipelineOutput(BaseOutput):  # type: ignore[misc]
     num_evaluations: list[int]
     codes: Int[Tensor, "batch channels t h w"]
     settings: dict[str, Any]
+
+
+def facts_of(request: Request, result: RefinementResult) -> dict[str, Any]:
+    """Return what every output says of how its samples came about."""
+    return {
+        "seeds": request.seeds,
+        "num_steps": result.num_steps.tolist(),
+        "entropy": [list(trace) for trace in result.entropy],
+        "num_evaluations": result.num_evaluations.tolist(),
+        "codes": result.codes,
+        "settings": request.settings,
+    }
 
 
 def require_output_type(output_type: str) -> None:

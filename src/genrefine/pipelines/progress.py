@@ -1,7 +1,7 @@
 """What happens around the steps of a pipeline call: a progress bar, the caller's callback, an early end."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -56,8 +56,15 @@ def watched(
             yield record
 
 
+def copied(record: RefinementStep) -> RefinementStep:
+    """Return a record whose tensors can be written to without effect on the run."""
+    own = {part.name: getattr(record, part.name) for part in fields(record)}
+    copies: dict[str, Any] = {name: value.clone() for name, value in own.items() if isinstance(value, torch.Tensor)}
+    return replace(record, **copies)
+
+
 def _tell(pipeline: DiffusionPipeline, record: RefinementStep, callback: StepCallback, names: Sequence[str]) -> None:
-    tensors = {name: record if name == "record" else getattr(record, name) for name in names}
+    tensors = {name: copied(record) if name == "record" else getattr(record, name).clone() for name in names}
     returned = callback(pipeline, record.index, float(record.next_signal.min()), dict(tensors))
     for name, value in (returned or {}).items():
         if value is not tensors.get(name):

@@ -1,9 +1,14 @@
-"""What every pipeline does alike: decode, load, save (diffusers' `DiffusionPipeline` with strict folders)."""
+"""What every pipeline does alike: run a request, load, save (diffusers' `DiffusionPipeline` with strict folders).
 
-import inspect
+    request = pipe.prepare(...)      checked once: seeds drawn, defaults filled in, prompts encoded
+    output = pipe.run(request)       refined and decoded; `rows` for some of its samples
+
+and `pipe(...)` is `pipe.run(pipe.prepare(...))`.
+"""
+
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,9 +26,14 @@ from genrefine.files import require_writable_folder, write_atomically
 from genrefine.model_folder.checks import LOADING_OPTIONS, check_pipeline_folder
 from genrefine.model_folder.checksums import write_checksums
 from genrefine.model_folder.find import ADAPTER_FILES, FETCHING, fetch_folder
-from genrefine.pipelines.progress import CALLBACK_INPUTS
-from genrefine.pipelines.request import refuse_unknown
+from genrefine.pipelines.output import require_output_type, to_clips, to_output
+from genrefine.pipelines.progress import CALLBACK_INPUTS, StepCallback, watched
+from genrefine.pipelines.request import Request, arguments_of, refuse_unknown
 from genrefine.refiner.adapter import Adapter
+from genrefine.sampling.guidance import apply_guidance
+from genrefine.sampling.random_source import SeededSource
+from genrefine.sampling.records import RefinementResult, RefinementStep, collect
+from genrefine.sampling.sampler import refine
 from genrefine.tokenizer import VisualTokenizer
 
 FOLDER_CODE = "pipeline.py"
@@ -61,6 +71,83 @@ class RefinementPipeline(DiffusionPipeline, LoraBaseMixin):  # type: ignore[misc
         content = json.loads(super().to_json_string())
         content["_class_name"] = [FOLDER_CODE.removesuffix(".py"), type(self).__name__]
         return json.dumps(content, indent=2, sort_keys=True) + "\n"
+
+    def prepare(self, *what: Any, **arguments: Any) -> Request:
+        """Check a request, draw its seeds and fill in the defaults of the model."""
+        raise NotImplementedError
+
+    def _condition(self, request: Any) -> Any:
+        """Return what the refiner is told, on its device."""
+        raise NotImplementedError
+
+    def _output(self, request: Any, made: Any, result: RefinementResult) -> Any:
+        """Return the output of a call."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def run(
+        self,
+        request: Request,
+        rows: slice | None = None,
+        *,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("prediction",),
+    ) -> Any:
+        """Carry out a request.
+
+        Args:
+            request: from `prepare`.
+            rows: take only these of its samples; they come out as in the whole.
+            output_type: "pil", "np", "pt", or "codes" for the codes themselves, undecoded.
+            return_dict: False returns `(images or frames,)` only.
+            callback_on_step_end: called as `(pipe, step, signal, tensors)` after every step, with copies. It looks on
+                and changes nothing, since a seed and the settings beside a picture must make it again; except that
+                `pipe._interrupt = True` ends the refinement there.
+            callback_on_step_end_tensor_inputs: what `tensors` holds: "prediction" and "state" (codes of the samples
+                still at work), "record" (the whole `RefinementStep`).
+
+        Raises:
+            GenrefineError: an unknown output type or tensor name, or noise that does not fit.
+        """
+        require_output_type(output_type)
+        request = request if rows is None else request.select(rows)
+        max_steps = request.sampling.steps.max_steps
+        steps = watched(self, self.steps(request), max_steps, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        result = collect(steps)
+        made: Any = result.codes
+        if output_type not in ("codes", "latent"):
+            pixels = self.decode(result.codes)
+            made = to_clips(pixels, output_type) if request.is_clip else to_output(pixels, output_type)
+        self.maybe_free_model_hooks()
+        return self._output(request, made, result) if return_dict else (made,)
+
+    def refine(self, *what: Any, **arguments: Any) -> Iterator[RefinementStep]:
+        """Return an iterator over the steps of a refinement: for films, previews and studies.
+
+        Arguments are those of `prepare`; `decode(step.prediction)` shows how far the samples are.
+        """
+        return self.steps(self.prepare(*what, **arguments))
+
+    def steps(self, request: Request) -> Iterator[RefinementStep]:
+        """Carry out a request, step by step."""
+        device, config = self._execution_device, config_of(self.refiner)
+        return refine(
+            apply_guidance(self.refiner, self._condition(request), request.sampling.guidance),
+            SeededSource(request.seeds, device),
+            (config.code_channels, *request.grid),
+            config.code_classes,
+            request.sampling,
+            None if request.noise is None else request.noise.to(device),
+        )
+
+    def _call(self, what: Any, arguments: dict[str, Any]) -> Any:
+        """Prepare and run; each word goes where it belongs."""
+        running = {name: arguments.pop(name) for name in _RUNNING if name in arguments}
+        if "output_type" in running:
+            require_output_type(running["output_type"])  # before seeds are drawn and prompts encoded
+        return self.run(self.prepare(what, **arguments), **running)
 
     @torch.no_grad()
     def decode(self, codes: Int[Tensor, "batch channels t h w"]) -> Float[Tensor, "batch 3 frames height width"]:
@@ -186,12 +273,6 @@ def require_same_codes(refiner: Any, tokenizer: VisualTokenizer) -> None:
         )
 
 
-def require_count(num_images_per_prompt: Any) -> None:
-    """Refuse a number of pictures per prompt that is no count."""
-    if not isinstance(num_images_per_prompt, int) or num_images_per_prompt < 1:
-        raise GenrefineError(f"num_images_per_prompt must be at least 1; got {num_images_per_prompt}")
-
-
 def _forget_origin(part: Any) -> None:
     """Drop the note where a part was loaded from, which would be saved with it: a path of this machine."""
     part._internal_dict = FrozenDict({key: value for key, value in part.config.items() if key != "_name_or_path"})
@@ -202,7 +283,4 @@ def config_of(part: Any) -> Any:
     return part.config
 
 
-def arguments_of(function: Callable[..., Any]) -> list[str]:
-    """Return the names of the arguments that a function or method takes, without `self`."""
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return [p.name for p in inspect.signature(function).parameters.values() if p.kind in named and p.name != "self"]
+_RUNNING = [name for name in arguments_of(RefinementPipeline.run) if name not in ("request", "rows")]

@@ -1,40 +1,26 @@
-"""What a caller asks of any pipeline, made explicit: sampling settings, seeds, unknown words.
+"""What a caller asks of any pipeline, prepared: samples and seeds, sampling, unknown words.
 
 A seed is a whole number; a `torch.Generator` is asked for seeds, so that every picture has one that is reported and
 makes the picture again, alone or in any batch.
 """
 
 import difflib
+import inspect
 import operator
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from genrefine.errors import GenrefineError
 from genrefine.sampling.component import RefinementSampler
-from genrefine.sampling.options import CAPPED_SCHEDULE, REALIZING_KERNEL, SWITCHING_KERNEL, SamplingSettings
+from genrefine.sampling.options import SamplingOptions
+from genrefine.sampling.settings import SamplingSettings
 
-SAMPLING_ARGUMENTS = (
-    "num_inference_steps",
-    "adaptive",
-    "guidance_scale",
-    "guidance_interval",
-    "guidance_interval_closed",
-    "guidance_power",
-    "temperature",
-    "schedule",
-    "schedule_cap",
-    "schedule_steps",
-    "final_pass",
-    "shift",
-    "kernel",
-    "kernel_switch",
-    "signal",
-    "stop_at",
-)
-"""What a call may override of the saved sampler; see `RefinementSampler`."""
 Generators = torch.Generator | Sequence[torch.Generator]
 _SEED_RANGE = 2**32
 _ELSEWHERE = {
@@ -46,8 +32,55 @@ _ELSEWHERE = {
 }
 
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+AnyRequest = TypeVar("AnyRequest", bound="Request")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Request:
+    """One call, prepared: which samples, from which seeds, how. `ClassRequest` and `TextRequest` say of what.
+
+    Fields that are lists have one value per sample.
+
+    Args:
+        labels: class name or prompt of each sample; None for none.
+        seeds: seed of each sample.
+        grid: latent frames, rows and columns of a sample.
+        sampling: how they are refined.
+        settings: the same as plain arguments of the pipeline.
+        noise: codes to start from, in place of those of the seeds.
+    """
+
+    labels: list[str | None]
+    seeds: list[int]
+    grid: tuple[int, int, int]
+    sampling: SamplingSettings
+    settings: dict[str, Any]
+    noise: Int[Tensor, "batch channels t h w"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def select(self: AnyRequest, rows: slice) -> AnyRequest:
+        """Return the request for some of the samples; they come out the same, alone or together."""
+        own = {part.name: getattr(self, part.name) for part in fields(self)}
+        lists: dict[str, Any] = {name: value[rows] for name, value in own.items() if isinstance(value, list)}
+        return replace(self, **lists, noise=None if self.noise is None else self.noise[rows])
+
+    @property
+    def is_clip(self) -> bool:
+        """Whether the samples move."""
+        return bool(self.settings.get("num_frames", 1) > 1)
+
+
 class UnknownArgumentError(GenrefineError, TypeError):
     """Report a keyword argument that does not exist; also a `TypeError`, as Python's own."""
+
+
+def require_count(num_images_per_prompt: Any) -> None:
+    """Refuse a number of pictures per prompt that is no count."""
+    if not isinstance(num_images_per_prompt, int) or num_images_per_prompt < 1:
+        raise GenrefineError(f"num_images_per_prompt must be at least 1; got {num_images_per_prompt}")
 
 
 def refuse_unknown(given: Iterable[str], known: Sequence[str], where: str) -> None:
@@ -65,19 +98,38 @@ def refuse_unknown(given: Iterable[str], known: Sequence[str], where: str) -> No
         raise UnknownArgumentError(f"{where} has no argument '{word}'; {hint}")
 
 
-def resolve_sampling(
+def arguments_of(function: Callable[..., Any]) -> list[str]:
+    """Return the names of the arguments that a function or method takes, without `self`."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [p.name for p in inspect.signature(function).parameters.values() if p.kind in named and p.name != "self"]
+
+
+def called_like(prepare: Callable[..., Any], run: Callable[..., Any]) -> Callable[[Function], Function]:
+    """Show the arguments of two methods in the signature of a third that passes its own on to them."""
+    own = inspect.signature(prepare).parameters
+    more = [one for name, one in inspect.signature(run).parameters.items() if name not in ("self", "request", "rows")]
+
+    def shown(function: Function) -> Function:
+        signature = inspect.signature(function)
+        function.__signature__ = signature.replace(parameters=[*own.values(), *more])  # type: ignore[attr-defined]
+        return function
+
+    return shown
+
+
+def resolve_options(
     sampler: RefinementSampler, given: Mapping[str, Any], what: str, is_given: bool
-) -> tuple[SamplingSettings, dict[str, Any]]:
-    """Return the settings of a call, and the same as plain arguments that repeat it.
+) -> tuple[SamplingOptions, SamplingSettings]:
+    """Return the sampling options of a call, and the objects that they stand for.
 
     Args:
         sampler: holds the defaults.
-        given: sampling arguments of the call; None stands for the default.
+        given: sampling options of the call; None stands for the default.
         what: what guidance leads towards: "class" or "prompt".
         is_given: whether any picture has one; without, guidance is off.
 
     Raises:
-        GenrefineError: a value out of range, arguments that exclude each other, or guidance towards nothing.
+        GenrefineError: a value out of range, options that exclude each other, or guidance towards nothing.
     """
     chosen = {name: value for name, value in given.items() if value is not None}
     if not is_given:
@@ -88,20 +140,8 @@ def resolve_sampling(
                 f"guidance needs a {what}; got guidance_scale {scale} without one; "
                 + ("name a class" if what == "class" else "give a prompt")
             )
-    saved = {name: sampler.config[name] for name in SAMPLING_ARGUMENTS if name != "adaptive"}
-    if chosen.get("adaptive"):
-        del saved["num_inference_steps"], saved["schedule_steps"]
-    elif "num_inference_steps" in chosen:
-        del saved["schedule_steps"]
-    if chosen.get("kernel", SWITCHING_KERNEL) != SWITCHING_KERNEL:
-        del saved["kernel_switch"]
-    if chosen.get("kernel", REALIZING_KERNEL) != REALIZING_KERNEL:
-        saved["signal"] = "nominal"
-    if chosen.get("schedule", CAPPED_SCHEDULE) != CAPPED_SCHEDULE:
-        del saved["schedule_cap"]
-    arguments = {name: value for name, value in {**saved, **chosen}.items() if value is not None}
-    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
-    return sampler.settings(**chosen), plain
+    options = sampler.options(**chosen)
+    return options, sampler.settings(options)
 
 
 def resolve_seeds(

@@ -24,34 +24,23 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from genrefine.conditioning.text_condition import FirstFrame, TextCondition
 from genrefine.conditioning.text_encoder import MAX_TOKENS, TextEncoder
 from genrefine.errors import GenrefineError
-from genrefine.pipelines.output import (
-    Clips,
-    Images,
-    TextPipelineOutput,
-    require_output_type,
-    to_clips,
-    to_output,
-)
-from genrefine.pipelines.progress import StepCallback, watched
-from genrefine.pipelines.refinement_pipeline import (
-    RefinementPipeline,
-    arguments_of,
-    config_of,
-    require_count,
-    require_same_codes,
-)
+from genrefine.pipelines.output import Clips, Images, TextPipelineOutput, facts_of
+from genrefine.pipelines.refinement_pipeline import RefinementPipeline, config_of, require_same_codes
 from genrefine.pipelines.request import (
-    SAMPLING_ARGUMENTS,
     Generators,
+    Request,
+    arguments_of,
+    called_like,
     refuse_unknown,
-    resolve_sampling,
+    require_count,
+    resolve_options,
     resolve_seeds,
 )
 from genrefine.pipelines.text_request import (
     Embeddings,
     FirstFrames,
     Prompt,
-    TextRun,
+    TextRequest,
     resolve_first_frames,
     resolve_grid,
     resolve_prompts,
@@ -59,10 +48,8 @@ from genrefine.pipelines.text_request import (
 )
 from genrefine.refiner import TextRefiner
 from genrefine.sampling.component import RefinementSampler
-from genrefine.sampling.guidance import apply_guidance
-from genrefine.sampling.random_source import SeededSource
-from genrefine.sampling.records import RefinementStep, collect
-from genrefine.sampling.sampler import refine
+from genrefine.sampling.options import with_options
+from genrefine.sampling.records import RefinementResult, RefinementStep
 from genrefine.tokenizer import VisualTokenizer
 
 
@@ -148,8 +135,9 @@ class TextPipeline(RefinementPipeline):
         """Frames per second of clips."""
         return float(config_of(self).frames_per_second)
 
+    @with_options
     @torch.no_grad()
-    def __call__(
+    def prepare(
         self,
         prompt: Prompt = None,
         *,
@@ -164,13 +152,9 @@ class TextPipeline(RefinementPipeline):
         noise: Int[Tensor, "batch channels t h w"] | None = None,
         prompt_embeds: Embeddings = None,
         negative_prompt_embeds: Embeddings = None,
-        output_type: str = "pil",
-        return_dict: bool = True,
-        callback_on_step_end: StepCallback | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("prediction",),
         **sampling: Any,
-    ) -> TextPipelineOutput | tuple[Images | Clips]:
-        """Make pictures or clips.
+    ) -> TextRequest:
+        """Check a request, encode its prompts and first frames, draw its seeds and fill in the defaults of the model.
 
         Args:
             prompt: a text, or a list of them; "" for no particular picture.
@@ -188,131 +172,80 @@ class TextPipeline(RefinementPipeline):
             noise: codes to start from, one map per sample, of the latent frames to predict (diffusers: `latents`).
             prompt_embeds: in place of prompts: "prompts tokens channels", or a list of "tokens channels".
             negative_prompt_embeds: in place of negative prompts, likewise, or one for all.
-            output_type: "pil", "np", "pt", or "codes" for the codes themselves, undecoded.
-            return_dict: False returns `(images or frames,)` only.
-            callback_on_step_end: called as `(pipe, step, signal, tensors)` after every step. It looks on and changes
-                nothing, except that `pipe._interrupt = True` ends the refinement there.
-            callback_on_step_end_tensor_inputs: what `tensors` holds: "prediction" and "state" (codes of the samples
-                still at work), "record" (the whole `RefinementStep`).
-            sampling: see `RefinementSampler`; and `adaptive=True` in place of `num_inference_steps`.
+            sampling: `sampling.options.SamplingOptions` to use in place of those saved with the model.
 
         Raises:
-            GenrefineError: an unknown argument or setting, or a value out of range.
+            GenrefineError: an unknown argument or option, or a value out of range.
         """
-        require_output_type(output_type)
-        run = self.plan(
-            prompt,
-            negative_prompt=negative_prompt,
-            num_images_per_prompt=num_images_per_prompt,
-            height=height,
-            width=width,
-            num_frames=num_frames,
-            first_frame=first_frame,
-            seed=seed,
-            generator=generator,
-            prompt_embeds=prompt_embeds,
-            negative_prompt_embeds=negative_prompt_embeds,
-            **sampling,
-        )
-        max_steps = run.sampling.steps.max_steps
-        steps = self.steps(run, noise)
-        result = collect(watched(self, steps, max_steps, callback_on_step_end, callback_on_step_end_tensor_inputs))
-        made: Any = result.codes
-        if output_type not in ("codes", "latent"):
-            pixels = self.decode(result.codes)
-            made = to_output(pixels, output_type) if num_frames == 1 else to_clips(pixels, output_type)
-        self.maybe_free_model_hooks()
-        if not return_dict:
-            return (made,)
-        return TextPipelineOutput(
-            images=made if num_frames == 1 else None,
-            frames=None if num_frames == 1 else made,
-            prompts=run.prompts,
-            seeds=run.seeds,
-            num_steps=result.num_steps.tolist(),
-            entropy=[list(trace) for trace in result.entropy],
-            num_evaluations=result.num_evaluations.tolist(),
-            codes=result.codes,
-            settings=run.settings,
-        )
-
-    def refine(
-        self, prompt: Prompt = None, *, noise: Int[Tensor, "batch channels t h w"] | None = None, **request: Any
-    ) -> Iterator[RefinementStep]:
-        """Return an iterator over the steps of a refinement: for films, previews and studies.
-
-        Arguments are those of the call; `decode(step.prediction)` shows how far the samples are.
-        """
-        return self.steps(self.plan(prompt, **request), noise)
-
-    @torch.no_grad()
-    def plan(
-        self,
-        prompt: Prompt = None,
-        *,
-        negative_prompt: Prompt = "",
-        num_images_per_prompt: int = 1,
-        height: int | None = None,
-        width: int | None = None,
-        num_frames: int = 1,
-        first_frame: FirstFrames = None,
-        seed: int | Sequence[int] | None = None,
-        generator: Generators | None = None,
-        prompt_embeds: Embeddings = None,
-        negative_prompt_embeds: Embeddings = None,
-        **sampling: Any,
-    ) -> TextRun:
-        """Check a request, encode its prompts and first frames, draw its seeds and fill in the defaults of the model.
-
-        Raises:
-            GenrefineError: an unknown argument or setting, or a value out of range.
-        """
-        refuse_unknown(sampling, [*arguments_of(type(self).__call__), *SAMPLING_ARGUMENTS], "the pipeline")
+        refuse_unknown(sampling, arguments_of(type(self).__call__), "the pipeline")
         require_count(num_images_per_prompt)
         own = self.picture_size
         height, width = height if height is not None else own[0], width if width is not None else own[1]
         has_first_frame = first_frame is not None
-        grid = resolve_grid(self.visual_tokenizer, own, num_frames, height, width, has_first_frame)
+        frames, rows, columns = resolve_grid(self.visual_tokenizer, own, num_frames, height, width, has_first_frame)
         if has_first_frame and self.refiner.config.attention == "prefix":
             raise GenrefineError("a model with prefix attention takes no first frame; use one with joint attention")
         prompted = resolve_prompts(self.prompt_encoder, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
-        settings, arguments = resolve_sampling(self.sampler, sampling, "prompt", prompted.has_prompt)
+        options, settings = resolve_options(self.sampler, sampling, "prompt", prompted.has_prompt)
         each = [index for index in range(len(prompted.texts)) for _ in range(num_images_per_prompt)]
         seeds = resolve_seeds(len(each), seed, generator)
-        frames = resolve_first_frames(first_frame, len(prompted.texts), height, width)
-        codes = self._encode_first_frames(frames)
+        given = self._encode_first_frames(resolve_first_frames(first_frame, len(prompted.texts), height, width))
+        arguments = options.arguments()
         negatives = [prompted.negatives[index] for index in each]
         if None not in negatives:
             arguments["negative_prompt"] = negatives[0] if len(set(negatives)) == 1 else negatives
-        return TextRun(
-            prompts=[prompted.texts[index] for index in each],
-            condition=self._condition(
-                [prompted.embeddings[index] for index in each],
-                [prompted.nulls[index] for index in each],
-                [codes[index] for index in each] if codes else [None] * len(each),
-            ),
+        return TextRequest(
+            labels=[prompted.texts[index] for index in each],
+            embeddings=[prompted.embeddings[index] for index in each],
+            nulls=[prompted.nulls[index] for index in each],
+            first_frames=[given[index] for index in each] if given else [],
             seeds=seeds,
-            grid=grid,
+            grid=(frames - has_first_frame, rows, columns),
             sampling=settings,
             settings={**arguments, "height": height, "width": width, "num_frames": num_frames},
+            noise=noise,
         )
 
-    def steps(self, run: TextRun, noise: Int[Tensor, "batch channels t h w"] | None = None) -> Iterator[RefinementStep]:
-        """Carry out a plan, step by step; a given first frame stands before every prediction, as kept."""
-        device, config = self._execution_device, self.refiner.config
+    @called_like(prepare, RefinementPipeline.run)
+    def __call__(self, prompt: Prompt = None, **arguments: Any) -> TextPipelineOutput | tuple[Images | Clips]:
+        """Make pictures or clips: `run(prepare(prompt, ...), ...)`.
+
+        Args:
+            prompt: a text, or a list of them; "" for no particular picture.
+            arguments: those of `prepare` and of `run`.
+
+        Raises:
+            GenrefineError: an unknown argument or option, or a value out of range.
+        """
+        made: TextPipelineOutput | tuple[Images | Clips] = self._call(prompt, arguments)
+        return made
+
+    def steps(self, request: Request) -> Iterator[RefinementStep]:
+        """Carry out a request, step by step; a given first frame stands before every prediction, as kept."""
+        records = super().steps(request)
+        given = request.first_frames if isinstance(request, TextRequest) else []
+        return _whole(records, given) if given else records
+
+    def _condition(self, request: TextRequest) -> TextCondition:
+        device = self._execution_device
+        moved = {id(tokens): tokens.to(device) for tokens in (*request.embeddings, *request.nulls)}  # each once
+        condition = TextCondition.of(
+            [moved[id(tokens)] for tokens in request.embeddings],
+            [moved[id(tokens)] for tokens in request.nulls],
+            request.first_frames or None,
+        )
         prepare = apply_forward_hook(TextRefiner.prepare)  # brings an offloaded refiner to its device
         with torch.no_grad():
-            condition = prepare(self.refiner, run.condition)
-        frames, rows, columns = run.grid
-        records = refine(
-            apply_guidance(self.refiner, condition, run.sampling.guidance),
-            SeededSource(run.seeds, device),
-            (config.code_channels, frames - run.has_first_frame, rows, columns),
-            config.code_classes,
-            run.sampling,
-            noise.to(device) if noise is not None else None,
+            prepared: TextCondition = prepare(self.refiner, condition)
+        return prepared
+
+    def _output(self, request: TextRequest, made: Any, result: RefinementResult) -> TextPipelineOutput:
+        return TextPipelineOutput(
+            images=None if request.is_clip else made,
+            frames=made if request.is_clip else None,
+            prompts=request.labels,
+            **facts_of(request, result),
         )
-        return _whole(records, run.condition.first_frames) if run.has_first_frame else records
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
@@ -368,20 +301,11 @@ class TextPipeline(RefinementPipeline):
         codes = {key: encode(self.visual_tokenizer, frame.to(device, dtype))[0] for key, frame in codes.items()}
         return [codes[id(frame)] for frame in frames]
 
-    def _condition(
-        self, prompts: list[Tensor], nulls: list[Tensor], first_frames: Sequence[FirstFrame | None]
-    ) -> TextCondition:
-        device = self._execution_device
-        moved = {id(tokens): tokens.to(device) for tokens in (*prompts, *nulls)}  # equal prompts stay one tensor
-        return TextCondition.of(
-            [moved[id(tokens)] for tokens in prompts], [moved[id(tokens)] for tokens in nulls], first_frames
-        )
 
-
-def _whole(records: Iterator[RefinementStep], first_frames: Sequence[FirstFrame | None]) -> Iterator[RefinementStep]:
+def _whole(records: Iterator[RefinementStep], first_frames: Sequence[FirstFrame]) -> Iterator[RefinementStep]:
     """Put the given first frames before what every step says of the others."""
     for record in records:
-        given = [frame for sample in record.active.tolist() if (frame := first_frames[sample]) is not None]
+        given = [first_frames[sample] for sample in record.active.tolist()]
         held = [torch.ones_like(frame, dtype=torch.bool) for frame in given]
         yield replace(
             record,

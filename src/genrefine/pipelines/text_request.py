@@ -18,13 +18,13 @@ from jaxtyping import Float, Shaped
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from genrefine.conditioning.text_condition import TextCondition
+from genrefine.conditioning.text_condition import FirstFrame
 from genrefine.conditioning.text_encoder import TextEncoder
 from genrefine.data.buckets import Bucket, Buckets
 from genrefine.data.decoding import PictureDecoder
 from genrefine.errors import GenrefineError, GenrefineNotice
 from genrefine.media.pixels import from_pil
-from genrefine.sampling.options import SamplingSettings
+from genrefine.pipelines.request import Request
 from genrefine.tokenizer import VisualTokenizer
 
 Prompt = str | Sequence[str] | None
@@ -33,30 +33,19 @@ Picture = Image.Image | Float[Tensor, "..."] | str | Path
 FirstFrames = Picture | Sequence[Picture] | None
 
 
-@dataclass(frozen=True, eq=False)
-class TextRun:
-    """One call, made explicit: which samples, from which seeds, how.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TextRequest(Request):
+    """Pictures or clips of what prompts say.
 
     Args:
-        prompts: prompt of each sample; None where embeddings were given.
-        condition: the same as embeddings, with null prompts and the codes of first frames.
-        seeds: seed of each sample.
-        grid: latent frames, rows and columns of a sample, a given first frame included.
-        sampling: how they are refined.
-        settings: the same as plain arguments of the pipeline.
+        embeddings: prompt of each sample; equal prompts share one tensor.
+        nulls: what guidance leads away from, likewise.
+        first_frames: codes of given first frames; none where the network makes all frames.
     """
 
-    prompts: list[str | None]
-    condition: TextCondition
-    seeds: list[int]
-    grid: tuple[int, int, int]
-    sampling: SamplingSettings
-    settings: dict[str, Any]
-
-    @property
-    def has_first_frame(self) -> bool:
-        """Whether the samples begin with a given frame."""
-        return self.condition.first_frames[0] is not None
+    embeddings: list[Tensor]
+    nulls: list[Tensor]
+    first_frames: list[FirstFrame]
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,9 +10,8 @@ and the remaining n steps share what is left of the progress evenly:
 
     s_i = i / T  for i <= w,        s_i = w/T + (1 - w/T) (i - w) / n  afterwards
 
-so a picture the network is sure about gets few steps. The published text models spread the progress over one step
-less, s_i = i / (T - 1), so that their last call sees the end of the schedule (`final_pass`); their entropy-guided
-form makes one call more instead, total = min(w + n + 1, T_max) (`extra_pass`). k and b belong to one model.
+so a picture the network is sure about gets few steps. k and b belong to one model. (The released text programs spread
+the progress otherwise, see `published`.)
 `fit_entropy_steps` finds them from the H of many warm-up runs: by mapping the observed range to [T_min, T_max], or so
 that the mean of the totals is a given number.
 """
@@ -93,18 +92,12 @@ class FixedSteps:
 
     Args:
         num_steps: T, at least 1.
-        final_pass: reach the end of the schedule one step early, so that the last call sees it: s_i = i / (T - 1).
-        schedule_steps: spread the schedule over so many steps instead of T; those beyond see its end. None for T.
     """
 
     num_steps: int = 50
-    final_pass: bool = False
-    schedule_steps: int | None = None
 
     def __post_init__(self) -> None:
-        _require_count("num_inference_steps", self.num_steps, at_least=1)  # the word that callers use
-        if self.schedule_steps is not None:
-            _require_count("schedule_steps", self.schedule_steps, at_least=1)
+        require_count("num_inference_steps", self.num_steps, at_least=1)  # the word that callers use
 
     @property
     def max_steps(self) -> int:
@@ -116,9 +109,8 @@ class FixedSteps:
         return _numbers([])
 
     def after(self, entropy: float = 0.0) -> Rest:
-        """Return i / T, or i / (T - 1) up to 1 with a final pass, whatever the entropy."""
-        spread = (self.schedule_steps or self.num_steps) - self.final_pass
-        return Rest(_numbers([_share(i, spread) for i in range(1, self.num_steps + 1)]))
+        """Return i / T, whatever the entropy."""
+        return Rest(_numbers([i / self.num_steps for i in range(1, self.num_steps + 1)]))
 
 
 @dataclass(frozen=True)
@@ -134,9 +126,6 @@ class EntropySteps:
         min_temperature_factor: 1 leaves the temperature alone. Below 1, samples with n < 30 steps left are sampled
             cooler, at `clip((n - 10) / 40 + 0.5, min_temperature_factor, 1)` times the temperature; the published
             class model uses 0.5.
-        final_pass: as in `FixedSteps`, both for the warm-up and for the rest.
-        extra_pass: make one call more, at the end of the schedule, where `max_steps` leaves room for it.
-        nominal_steps: T of the warm-up if it is not `max_steps`; more than `warmup`.
     """
 
     warmup: int
@@ -145,16 +134,9 @@ class EntropySteps:
     min_steps: int
     max_steps: int
     min_temperature_factor: float = 1.0
-    final_pass: bool = False
-    extra_pass: bool = False
-    nominal_steps: int | None = None
 
     def __post_init__(self) -> None:
         _require_range(self.warmup, self.min_steps, self.max_steps)
-        if self.extra_pass and self.final_pass:
-            raise GenrefineError("final_pass and extra_pass both add a call at the end; got both; choose one of them")
-        if self.nominal_steps is not None:
-            _require_count("nominal_steps", self.nominal_steps, at_least=self.warmup + 1)
         if not (isfinite(self.slope) and isfinite(self.offset)):
             raise GenrefineError(f"slope and offset must be finite numbers; got {self.slope} and {self.offset}")
         if not 0 < self.min_temperature_factor <= 1:
@@ -163,30 +145,25 @@ class EntropySteps:
             )
 
     def total(self, entropy: float) -> int:
-        """Return w + round(clip(k H + b, T_min - w, T_max - w)), halves to even, and 1 more with an extra pass."""
+        """Return w + round(clip(k H + b, T_min - w, T_max - w)), halves to even."""
         if not isfinite(entropy):
             raise GenrefineError(f"the entropy of a step budget must be a finite number; got {entropy}")
         remaining = self.slope * entropy + self.offset
-        n = round(min(max(remaining, self.min_steps - self.warmup), self.max_steps - self.warmup))
-        return self.warmup + n + self.extra_pass
+        return self.warmup + round(min(max(remaining, self.min_steps - self.warmup), self.max_steps - self.warmup))
+
+    def temperature_factor(self, remaining: int) -> float:
+        """Return what the temperature is multiplied by when n steps are left: see `min_temperature_factor`."""
+        return min(max((remaining - 10) / 40 + 0.5, self.min_temperature_factor), 1.0)
 
     def before(self) -> Float64[Tensor, "warmup"]:
         """Return i / T."""
-        return _numbers([_share(i, self._nominal) for i in range(1, self.warmup + 1)])
+        return _numbers([i / self.max_steps for i in range(1, self.warmup + 1)])
 
     def after(self, entropy: float) -> Rest:
-        """Return an even share of what is left of the progress for each step that remains."""
-        total = self.total(entropy)
-        last = total - self.final_pass - self.extra_pass  # the step that reaches the end of the schedule
-        done = _share(self.warmup, self._nominal)
-        steps = range(self.warmup + 1, min(total, self.max_steps) + 1)
-        share = [done + (1 - done) * (i - self.warmup) / (last - self.warmup) if i < last else 1.0 for i in steps]
-        factor = (total - self.warmup - self.extra_pass - 10) / 40 + 0.5
-        return Rest(_numbers(share), min(max(factor, self.min_temperature_factor), 1.0))
-
-    @property
-    def _nominal(self) -> int:
-        return (self.nominal_steps or self.max_steps) - self.final_pass
+        """Return an even share of what is left of the progress for each of the n steps that remain."""
+        n, done = self.total(entropy) - self.warmup, self.warmup / self.max_steps
+        share = [done + (1 - done) * i / n for i in range(1, n)]
+        return Rest(_numbers([*share, 1.0]), self.temperature_factor(n))
 
 
 def fit_entropy_steps(
@@ -261,9 +238,9 @@ def fit_entropy_steps(
 
 
 def _require_range(warmup: int, min_steps: int, max_steps: int) -> None:
-    _require_count("warmup", warmup, at_least=0)
-    _require_count("min_steps", min_steps, at_least=1)
-    _require_count("max_steps", max_steps, at_least=1)
+    require_count("warmup", warmup, at_least=0)
+    require_count("min_steps", min_steps, at_least=1)
+    require_count("max_steps", max_steps, at_least=1)
     if not warmup < min_steps <= max_steps:
         raise GenrefineError(
             f"a step budget needs warmup < min_steps <= max_steps; got {warmup}, {min_steps} and {max_steps}"
@@ -274,11 +251,7 @@ def _numbers(values: Sequence[float]) -> Tensor:
     return torch.tensor(list(values), dtype=torch.float64)
 
 
-def _share(completed: int, steps: int) -> float:
-    """Return completed / steps, no more than 1."""
-    return completed / steps if completed < steps else float(completed > 0)
-
-
-def _require_count(name: str, value: int, at_least: int) -> None:
+def require_count(name: str, value: int, at_least: int) -> None:
+    """Refuse what is no whole number of at least so many."""
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
         raise GenrefineError(f"{name} must be a whole number of at least {at_least}; got {value!r}")

@@ -1,7 +1,8 @@
 """`RefinementSampler`: the component that a pipeline saves, which holds the default of every sampling option."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -10,78 +11,55 @@ from jaxtyping import Int
 from torch import Tensor
 
 from genrefine.conditioning.condition import Condition
-from genrefine.errors import GenrefineError, refuse_unknown_settings
+from genrefine.errors import refuse_unknown_settings
 from genrefine.sampling.budgets import EntropySteps
 from genrefine.sampling.guidance import Refiner, apply_guidance
-from genrefine.sampling.options import CAPPED_SCHEDULE, REALIZING_KERNEL, SWITCHING_KERNEL, SamplingSettings
+from genrefine.sampling.options import OPTIONS, SamplingOptions, with_options
+from genrefine.sampling.published import PublishedLaws, with_published
 from genrefine.sampling.random_source import RandomSource
 from genrefine.sampling.records import RefinementResult, RefinementStep, collect
 from genrefine.sampling.sampler import refine
+from genrefine.sampling.settings import SamplingSettings
 
 
 class RefinementSampler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     """Hold the sampling defaults of a model and sample with them.
 
-    Saved by a pipeline as `sampler/scheduler_config.json`. Every default can be overridden for one call through
-    `settings`.
+    Saved by a pipeline as `sampler/scheduler_config.json`. Every option can be overridden for one call.
 
     Args:
-        num_inference_steps: T of the fixed budget.
-        guidance_scale: g; 1 is off.
-        guidance_interval: signals between which guidance is on, both exclusive; see `guidance.Guidance`.
-        guidance_interval_closed: guide at both ends of the interval, too, as the published text models do.
-        guidance_power: None for a constant scale, else the power p of `guidance.PowerCosineGuidance`.
-        temperature: divides the logits; the published class model uses 1.31.
-        schedule: "linear" or "cosine".
-        schedule_cap: signal at which the cosine schedule ends, in (0, 1]; published text models use 0.999 or 0.95.
-        schedule_steps: spread the schedule over so many steps, those beyond seeing its end; None for
-            `num_inference_steps`.
-        final_pass: let the last step run at the end of the schedule, as the published text models do.
-        signal: what the network is told, "nominal" or, as in the published text models, "realized"; see
-            `settings.SamplingSettings`.
-        stop_at: a step at this signal or more is a sample's last; 1 for no effect.
-        shift: moves the schedule towards noise; 1 for none.
-        kernel: "refresh" (published), "exact" or "refresh-then-exact".
-        kernel_switch: signal at which "refresh-then-exact" changes over; None for the other two.
-        entropy_steps: fields of `steps.EntropySteps`, found by calibration; None if the model was never calibrated.
+        entropy_steps: fields of `budgets.EntropySteps`, found by calibration; None if the model was never calibrated.
+        published: fields of `published.PublishedLaws` that differ from its defaults, for converted models.
+        options: fields of `options.SamplingOptions`.
 
     Raises:
-        GenrefineError: if a value is out of its range.
+        GenrefineError: if a value is out of its range, or there is no such option.
     """
 
     @register_to_config
+    @partial(with_options, overriding=False)
     def __init__(
         self,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 1.0,
-        guidance_interval: tuple[float, float] | list[float] = (0.0, 1.0),
-        guidance_power: float | None = None,
-        temperature: float = 1.0,
-        schedule: str = "linear",
-        shift: float = 1.0,
-        kernel: str = "refresh",
-        kernel_switch: float | None = None,
+        *,
         entropy_steps: dict[str, Any] | None = None,
-        schedule_cap: float = 1.0,
-        final_pass: bool = False,
-        guidance_interval_closed: bool = False,
-        schedule_steps: int | None = None,
-        signal: str = "nominal",
-        stop_at: float = 1.0,
+        published: dict[str, Any] | None = None,
+        **options: Any,
     ) -> None:
-        self.settings()
-        if entropy_steps is not None:
-            self.settings(adaptive=True)
+        saved = self.options()
+        self.settings(saved)
+        if entropy_steps is not None:  # a budget that does not fit is refused now, not at the first adaptive call
+            self.settings(replace(saved, adaptive=True))
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
-        """Build a sampler from a configuration.
+        """Build a sampler from a configuration of this version or an earlier one.
 
         Raises:
             GenrefineError: if the configuration has a key that the sampler does not know.
         """
-        refuse_unknown_settings(cls, {**(config or {}), **kwargs})
-        return super().from_config(config, return_unused_kwargs, **kwargs)
+        given = with_published({**(config or {}), **kwargs})
+        refuse_unknown_settings(cls, given)
+        return super().from_config(given, return_unused_kwargs)
 
     @property
     def is_calibrated(self) -> bool:
@@ -90,36 +68,34 @@ class RefinementSampler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def calibrated(self, budget: EntropySteps) -> "RefinementSampler":
         """Return a sampler with the same defaults and this entropy budget."""
-        fields = {name: value for name, value in asdict(budget).items() if name != "final_pass"}  # the sampler's own
-        sampler: RefinementSampler = RefinementSampler(**{**self._values(), "entropy_steps": fields})
+        values = {key: value for key, value in self.config.items() if not key.startswith("_")}
+        sampler: RefinementSampler = RefinementSampler(**{**values, "entropy_steps": asdict(budget)})
         return sampler
 
-    def settings(self, adaptive: bool = False, **overrides: Any) -> SamplingSettings:
-        """Return the settings of one call: what is given, and the saved default for what is not given or None.
-
-        Args:
-            adaptive: use the model's entropy budget instead of a fixed number of steps.
-            overrides: any argument of the constructor but `entropy_steps`.
+    def options(self, **given: Any) -> SamplingOptions:
+        """Return the options of one call: what is given, and the saved value of what is not given or None.
 
         Raises:
-            GenrefineError: for an unknown name, a value out of its range, or two that contradict each other.
+            GenrefineError: for an unknown name, or two values that exclude each other.
         """
-        saved = self._values()
-        given = {key: value for key, value in overrides.items() if value is not None}
-        unknown = sorted(overrides.keys() - (saved.keys() - {"entropy_steps"}))
-        if unknown:
-            raise GenrefineError(f"settings to override are {', '.join(sorted(saved))}; got {', '.join(unknown)}")
-        if adaptive and "num_inference_steps" in given:
-            raise GenrefineError("adaptive sampling chooses the number of steps; drop adaptive or num_inference_steps")
-        if given.get("kernel", SWITCHING_KERNEL) != SWITCHING_KERNEL:
-            saved["kernel_switch"] = None  # the saved one belongs to the saved kernel
-        if given.get("schedule", CAPPED_SCHEDULE) != CAPPED_SCHEDULE:
-            saved["schedule_cap"] = 1.0  # likewise
-        if given.get("kernel", REALIZING_KERNEL) != REALIZING_KERNEL:
-            saved["signal"] = "nominal"
-        if "num_inference_steps" in given:
-            saved["schedule_steps"] = None
-        return SamplingSettings.from_values(saved | given, adaptive)
+        saved = SamplingOptions.of({name: self.config[name] for name in OPTIONS})
+        return saved.override(given)
+
+    def settings(self, options: SamplingOptions | None = None, **given: Any) -> SamplingSettings:
+        """Return the objects that sample.
+
+        Args:
+            options: of the call; by default `self.options(**given)`.
+            given: see there.
+
+        Raises:
+            GenrefineError: a value out of its range, or two that contradict each other.
+        """
+        options = options if options is not None else self.options(**given)
+        settings = SamplingSettings.of(options, self.config["entropy_steps"])
+        if self.config["published"] is None:
+            return settings
+        return PublishedLaws.of(self.config["published"]).applied(settings, self.options(), options)
 
     def sample(
         self,
@@ -159,6 +135,3 @@ class RefinementSampler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return refine(
             apply_guidance(refiner, condition, settings.guidance), source, shape, num_classes, settings, noise
         )
-
-    def _values(self) -> dict[str, Any]:
-        return {key: value for key, value in self.config.items() if not key.startswith("_")}

@@ -7,7 +7,6 @@ With conditional logits c, unconditional logits u and the weight w of a sample a
 and w = 1 means c itself: then the unconditional pass does not run at all. Two laws of w are published:
 
     interval       w = g if low < t < high else 1      both strict; low = 0 includes t = 0
-                   w = g if low <= t <= high else 1    closed, as in the published text models
     power-cosine   w = 1 + (g - 1) (1 - cos(pi t^p)) / 2       grows from 1 to g
 
 `apply_guidance` joins refiner, condition and law into one callable (codes, signal) -> logits. Rows that are guided
@@ -47,19 +46,17 @@ class Guidance:
     Args:
         scale: g; 1 is off.
         interval: low and high, 0 <= low < high <= 1; guided where low < t < high, and at t = 0 if low is 0.
-        closed: guide at both ends of the interval, too.
     """
 
     scale: float = 1.0
     interval: tuple[float, float] = (0.0, 1.0)
-    closed: bool = False
 
     def __post_init__(self) -> None:
         _require(self.scale, self.interval)
 
     def weight(self, signal: Float[Tensor, "batch"]) -> Float[Tensor, "batch"]:
         """Return g inside the interval, 1 outside."""
-        return torch.where(_inside(signal, self.interval, self.closed), self.scale, 1.0).to(signal.dtype)
+        return torch.where(_inside(signal, self.interval), self.scale, 1.0).to(signal.dtype)
 
 
 @dataclass(frozen=True)
@@ -72,13 +69,11 @@ class PowerCosineGuidance:
         scale: g, reached at signal 1; 1 is off.
         power: p > 0; large values keep guidance for the end.
         interval: as in `Guidance`.
-        closed: as in `Guidance`.
     """
 
     scale: float
     power: float
     interval: tuple[float, float] = (0.0, 1.0)
-    closed: bool = False
 
     def __post_init__(self) -> None:
         _require(self.scale, self.interval)
@@ -89,7 +84,7 @@ class PowerCosineGuidance:
         """Return 1 + (g - 1) (1 - cos(pi t^p)) / 2 inside the interval, 1 outside."""
         # In float64, as torch's float32 cosine may round differently in a batch of another size.
         grown = 1 + (self.scale - 1) * (1 - torch.cos(pi * signal.double() ** self.power)) / 2
-        return torch.where(_inside(signal, self.interval, self.closed), grown.to(signal.dtype), 1.0)
+        return torch.where(_inside(signal, self.interval), grown.to(signal.dtype), 1.0)
 
 
 @dataclass(frozen=True)
@@ -160,11 +155,9 @@ def _extrapolate(conditional: Tensor, unconditional: Tensor, weight: Tensor) -> 
     return torch.where(ruled_out, conditional, guided)
 
 
-def _inside(signal: Tensor, interval: tuple[float, float], closed: bool) -> Tensor:
+def _inside(signal: Tensor, interval: tuple[float, float]) -> Tensor:
     # Python numbers compare in float32 here, as in the published code: t = 0.44 is outside (0.44, 1).
     low, high = interval
-    if closed:
-        return (signal >= low) & (signal <= high)
     below = signal < high
     return below if low == 0 else below & (signal > low)
 

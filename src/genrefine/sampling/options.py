@@ -1,153 +1,144 @@
-"""Settings of one sampling run, built from the plain values of a configuration.
+"""The options of sampling, declared once.
 
-A configuration names things in diffusers' words and in JSON values (`num_inference_steps`, `guidance_scale`,
-`kernel`); the sampler works with small frozen objects (a step budget, a guidance law, a schedule, a kernel). This
-module is the way from the one to the other, and the place where a wrong value is refused.
+Everything that lists them reads them from here: the sampler that a model saves (`component.RefinementSampler`), the
+arguments of pipelines, the flags of the command line, the record beside every picture, the table in the docs.
+`settings.SamplingSettings` makes of them the objects that sample. Nothing here imports torch, for a quick `--help`.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+import inspect
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar, get_args, get_origin
 
 from genrefine.errors import GenrefineError, refuse_unknown_settings
-from genrefine.sampling.budgets import EntropySteps, FixedSteps, StepBudget
-from genrefine.sampling.guidance import Guidance, GuidanceLaw, PowerCosineGuidance
-from genrefine.sampling.kernels import ExactKernel, Kernel, RefreshKernel, RefreshThenExactKernel
-from genrefine.sampling.schedules import CosineSchedule, LinearSchedule, Schedule, ShiftedSchedule
 
-SCHEDULES: dict[str, Callable[[], Schedule]] = {"linear": LinearSchedule, "cosine": CosineSchedule}
-CAPPED_SCHEDULE = "cosine"
+SCHEDULES = ("linear", "cosine")
 SWITCHING_KERNEL = "refresh-then-exact"
 KERNELS = ("refresh", "exact", SWITCHING_KERNEL)
-SIGNALS = ("nominal", "realized")
-REALIZING_KERNEL = "refresh"
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True)
-class SamplingSettings:
-    """Everything that decides how a batch is refined, besides network, condition and seeds.
+def _option(default: Any, text: str, metavar: str | tuple[str, ...] | None = None) -> Any:
+    return field(default=default, metadata={"help": text, "metavar": metavar})
 
-    Args:
-        steps: how many steps each sample takes.
-        guidance: weight of the conditional logits at every signal.
-        schedule: signal at every share of the steps.
-        kernel: the way from one state to the next.
-        temperature: divides the logits, more than 0.
-        signal: what network and guidance are told: "nominal", that of the schedule; or "realized", the share of the
-            elements that hold a prediction, which the refresh kernel draws around the nominal one.
-        stop_at: a step at this signal or more is a sample's last, in (0, 1].
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How a call samples: what a model saves, and what a call may say otherwise.
+
+    The help of each option is its field's `metadata["help"]`. `of` checks types; ranges are checked where
+    `settings.SamplingSettings` is made of the options.
     """
 
-    steps: StepBudget = field(default_factory=FixedSteps)
-    guidance: GuidanceLaw = field(default_factory=Guidance)
-    schedule: Schedule = field(default_factory=LinearSchedule)
-    kernel: Kernel = field(default_factory=RefreshKernel)
-    temperature: float = 1.0
-    signal: str = "nominal"
-    stop_at: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.temperature < float("inf"):
-            raise GenrefineError(f"temperature must be a positive number; got {self.temperature}")
-        if self.signal not in SIGNALS:
-            raise GenrefineError(f"signal must be one of {', '.join(SIGNALS)}; got {self.signal!r}")
-        if self.signal == "realized" and not isinstance(self.kernel, RefreshKernel):
-            raise GenrefineError(
-                f"signal 'realized' goes with the kernel '{REALIZING_KERNEL}' and only with it; use 'nominal'"
-            )
-        if not 0 < self.stop_at <= 1:
-            raise GenrefineError(f"stop_at must be a signal in (0, 1], 1 for no effect; got {self.stop_at}")
+    num_inference_steps: int = _option(50, "T, refinements of every picture", "N")
+    adaptive: bool = _option(False, "let the entropy of each picture decide its refinements")
+    guidance_scale: float = _option(1.0, "weight of the class or prompt; 1 is off", "G")
+    guidance_interval: tuple[float, float] = _option(
+        (0.0, 1.0), "signals between which guidance is on, both exclusive, 0 including the first call", ("LOW", "HIGH")
+    )
+    guidance_power: float | None = _option(None, "let guidance grow as power-cosine guidance of this power", "P")
+    temperature: float = _option(1.0, "divides the logits; below 1 is safer", "T")
+    schedule: str = _option("linear", f"how the signal grows: {' or '.join(SCHEDULES)}", "NAME")
+    shift: float = _option(1.0, "moves the schedule towards noise; 1 is off", "A")
+    kernel: str = _option("refresh", f"the way from state to state: {', '.join(KERNELS)}", "NAME")
+    kernel_switch: float | None = _option(
+        None, f"signal at which {SWITCHING_KERNEL} changes over, between 0 and 1", "SIGNAL"
+    )
 
     @classmethod
-    def from_values(cls, values: Mapping[str, Any], adaptive: bool) -> "SamplingSettings":
-        """Build settings from values named as in the configuration of `sampler.RefinementSampler`.
-
-        Args:
-            values: one value for every name.
-            adaptive: take the steps from `entropy_steps` instead of `num_inference_steps`.
+    def of(cls, values: Mapping[str, Any]) -> "SamplingOptions":
+        """Build options from JSON values; those not given have their defaults.
 
         Raises:
-            GenrefineError: for a value out of its range or of the wrong type, or for two that contradict each other.
+            GenrefineError: an unknown name, or a value of the wrong type.
         """
-        try:
-            return cls(
-                steps=_entropy_steps(values)
-                if adaptive
-                else FixedSteps(values["num_inference_steps"], _switch(values, "final_pass"), values["schedule_steps"]),
-                guidance=_guidance(values),
-                schedule=_schedule(values),
-                kernel=_kernel(values),
-                temperature=float(values["temperature"]),
-                signal=values["signal"],
-                stop_at=float(values["stop_at"]),
-            )
-        except (TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, GenrefineError):
-                raise
-            reason = str(error).splitlines()[0]
-            raise GenrefineError(f"a sampler setting has a wrong type or name: {reason}; got {dict(values)}") from error
+        return cls(**typed_fields(cls, values))
 
-    def describe(self) -> dict[str, Any]:
-        """Return the settings as JSON values, for a record of what was done."""
-        return {part.name: _describe(getattr(self, part.name)) for part in fields(self)}
+    def override(self, given: Mapping[str, Any]) -> "SamplingOptions":
+        """Return these options with those that a call gives; None leaves what is saved.
+
+        What belongs to another choice goes with it: a saved `kernel_switch` with its kernel, a saved `adaptive` when
+        a number of steps is given.
+
+        Raises:
+            GenrefineError: for an unknown name, or both `adaptive` and a number of steps.
+        """
+        refuse_unknown_settings(type(self), given)
+        chosen = typed_fields(type(self), {name: value for name, value in given.items() if value is not None})
+        if "num_inference_steps" in chosen:
+            if chosen.get("adaptive"):
+                raise GenrefineError(
+                    "adaptive sampling chooses the number of steps; drop adaptive or num_inference_steps"
+                )
+            chosen["adaptive"] = False
+        if chosen.get("kernel", SWITCHING_KERNEL) != SWITCHING_KERNEL:
+            chosen.setdefault("kernel_switch", None)
+        return replace(self, **chosen)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return JSON values that repeat the call on the same model: options without effect are left out."""
+        idle = "num_inference_steps" if self.adaptive else "adaptive"
+        values = {name: getattr(self, name) for name in OPTIONS if name != idle}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if value is not None
+        }
 
 
-def _entropy_steps(values: Mapping[str, Any]) -> EntropySteps:
-    if values["entropy_steps"] is None:
-        raise GenrefineError(
-            "adaptive sampling needs a calibrated model; calibrate this one, or give num_inference_steps"
+OPTIONS = tuple(option.name for option in fields(SamplingOptions))
+"""Names of the options."""
+
+
+def typed_fields(owner: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return JSON values as the types that the fields of a dataclass declare; whole numbers of any library are int.
+
+    Raises:
+        GenrefineError: there is no such field, or a value has another type.
+    """
+    refuse_unknown_settings(owner, values)
+    return {one.name: _typed(one.name, one.type, values[one.name]) for one in fields(owner) if one.name in values}
+
+
+def _typed(name: str, declared: Any, value: Any) -> Any:
+    inner = get_args(declared)
+    if get_origin(declared) is tuple:
+        if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != len(inner):
+            raise GenrefineError(f"{name} must be {len(inner)} numbers; got {value!r}")
+        return tuple(_typed(name, kind, one) for kind, one in zip(inner, value, strict=True))
+    if inner:  # an optional value
+        return None if value is None else _typed(name, inner[0], value)
+    try:
+        if isinstance(value, bool | str):
+            if type(value) is declared:
+                return value
+        elif declared in (int, float):
+            return operator.index(value) if declared is int else float(value)
+    except (TypeError, ValueError):
+        pass
+    expected = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[declared]
+    raise GenrefineError(f"{name} must be {expected}; got {value!r}")
+
+
+def with_options(function: Function, overriding: bool = True) -> Function:
+    """Show the options in the signature of a function that takes them as its `**` argument.
+
+    Args:
+        function: changed in place and returned.
+        overriding: the function's defaults are None, "as saved", instead of the options' own.
+    """
+    signature = inspect.signature(function)
+    named = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    options = [
+        inspect.Parameter(
+            option.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None if overriding else option.default,
+            annotation=option.type | None if overriding else option.type,  # type: ignore[operator]
         )
-    refuse_unknown_settings(EntropySteps, values["entropy_steps"])
-    # JSON does not tell 700 from 700.0.
-    reals = {"slope", "offset", "min_temperature_factor"}
-    given: dict[str, Any] = {
-        name: float(value) if name in reals else value for name, value in values["entropy_steps"].items()
-    }
-    return EntropySteps(**given, final_pass=_switch(values, "final_pass"))
-
-
-def _switch(values: Mapping[str, Any], name: str) -> bool:
-    if not isinstance(values[name], bool):
-        raise GenrefineError(f"{name} must be true or false; got {values[name]!r}")
-    return values[name]
-
-
-def _guidance(values: Mapping[str, Any]) -> GuidanceLaw:
-    scale = float(values["guidance_scale"])
-    low, high = values["guidance_interval"]
-    interval, closed = (float(low), float(high)), _switch(values, "guidance_interval_closed")
-    if values["guidance_power"] is None:
-        return Guidance(scale, interval, closed)
-    return PowerCosineGuidance(scale, float(values["guidance_power"]), interval, closed)
-
-
-def _schedule(values: Mapping[str, Any]) -> Schedule:
-    if values["schedule"] not in SCHEDULES:
-        raise GenrefineError(f"schedule must be one of {', '.join(SCHEDULES)}; got {values['schedule']!r}")
-    cap = float(values["schedule_cap"])
-    if cap != 1 and values["schedule"] != CAPPED_SCHEDULE:
-        raise GenrefineError(
-            f"schedule_cap goes with the schedule '{CAPPED_SCHEDULE}' and only with it; got {cap} with "
-            f"'{values['schedule']}'; drop it"
-        )
-    schedule = CosineSchedule(cap) if values["schedule"] == CAPPED_SCHEDULE else SCHEDULES[values["schedule"]]()
-    return schedule if values["shift"] == 1 else ShiftedSchedule(schedule, float(values["shift"]))
-
-
-def _kernel(values: Mapping[str, Any]) -> Kernel:
-    name, switch = values["kernel"], values["kernel_switch"]
-    if name not in KERNELS:
-        raise GenrefineError(f"kernel must be one of {', '.join(KERNELS)}; got {name!r}")
-    if (name == SWITCHING_KERNEL) != (switch is not None):
-        raise GenrefineError(
-            f"kernel_switch goes with the kernel '{SWITCHING_KERNEL}' and only with it; got {switch} with '{name}'"
-        )
-    if name == SWITCHING_KERNEL:
-        return RefreshThenExactKernel(float(switch))
-    return RefreshKernel() if name == "refresh" else ExactKernel()
-
-
-def _describe(value: Any) -> Any:
-    if not is_dataclass(value):
-        return list(value) if isinstance(value, tuple) else value
-    return {"type": type(value).__name__, **{part.name: _describe(getattr(value, part.name)) for part in fields(value)}}
+        for option in fields(SamplingOptions)
+    ]
+    function.__signature__ = signature.replace(parameters=[*named, *options])  # type: ignore[attr-defined]
+    return function

@@ -1,15 +1,14 @@
 """The book-keeping of a batch whose samples take different numbers of steps (method section 4).
 
 Each sample has signals of its own, t_1 .. t_total, known up to the decision of the step budget at first and to the end
-afterwards. What the network is told is that signal, or, as in the published text models, the share of the elements that
-the kernel really kept.
+afterwards.
 """
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from genrefine.sampling.options import SamplingSettings
+from genrefine.sampling.settings import SamplingSettings
 
 
 class ActiveRows:
@@ -53,10 +52,8 @@ class ActiveRows:
         Args:
             held: the elements that hold a prediction after it.
         """
-        signal = self.next_signal
-        if self.settings.signal == "realized":
-            signal = held.flatten(1).double().mean(dim=1).float().cpu()
-        finished = self.signal >= self.settings.stop_at
+        signal = self.settings.signal.after(self.next_signal, held)
+        finished = self.settings.signal.ends(self.signal)
         if self.num_steps is not None:
             self.num_steps = torch.where(finished, self._completed + 1, self.num_steps)
             finished = self.num_steps == self._completed + 1

@@ -21,10 +21,10 @@ from genrefine.errors import GenrefineError
 from genrefine.sampling.budgets import checked_entropy, normalized_entropy
 from genrefine.sampling.guidance import GuidedRefiner
 from genrefine.sampling.kernels import State, Transition
-from genrefine.sampling.options import SamplingSettings
 from genrefine.sampling.random_source import RandomSource, checked_noise
 from genrefine.sampling.records import RefinementStep
 from genrefine.sampling.rows import ActiveRows
+from genrefine.sampling.settings import SamplingSettings
 
 
 @torch.no_grad()

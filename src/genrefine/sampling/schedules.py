@@ -4,11 +4,11 @@ Progress s in [0, 1] is the share of the steps that are done; the signal t in [0
 the sampler then aims at. Class-to-image uses the linear schedule, text models the cosine:
 
     linear    t = s
-    cosine    t = cap * (1 - cos(pi s / 2)),     cap 0.999 or 0.95 in the published text models, 1 in the class models
-    shifted   t = inner(shift(s, a)),            shift as in `corruption.shift_signal`
+    cosine    t = 1 - cos(pi s / 2)
+    shifted   t = inner(shift(s, a)),     shift as in `corruption.shift_signal`
 
-A schedule starts at 0 and never falls. It may end below 1: the result of sampling is the last prediction, not the
-last state.
+A schedule starts at 0 and never falls. It may end below 1, as those of the released text models do (`published`): the
+result of sampling is the last prediction, not the last state.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genrefine.corruption import require_shift, shift_signal
-from genrefine.errors import GenrefineError
 
 
 @runtime_checkable
@@ -43,21 +42,11 @@ class LinearSchedule:
 
 @dataclass(frozen=True)
 class CosineSchedule:
-    """Let the signal grow slowly at first: t = cap * (1 - cos(pi s / 2)).
-
-    Args:
-        cap: signal at the end, in (0, 1]; the published text models use 0.999 or 0.95.
-    """
-
-    cap: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.cap <= 1:
-            raise GenrefineError(f"the cap of a cosine schedule must lie in (0, 1]; got {self.cap}")
+    """Let the signal grow slowly at first: t = 1 - cos(pi s / 2)."""
 
     def __call__(self, progress: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Return the signal at a progress in [0, 1]."""
-        return self.cap * (1 - torch.cos(pi / 2 * progress))
+        return 1 - torch.cos(pi / 2 * progress)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,123 @@
+"""The files that samples end in: one for all, or one each, with the record of how they came about."""
+
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genrefine.errors import GenrefineError, GenrefineNotice
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+CLIP_SUFFIXES = (".mp4", ".webp", ".gif")
+_PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+_LONGEST_NAME = 60
+_SHEET_SIDE = 128
+
+
+@dataclass
+class Samples:
+    """Samples as they came.
+
+    Args:
+        names: what to call each.
+        frames_per_second: of clips; None for pictures.
+        records: what to keep of each sample, by name.
+        clips: of PIL frames, a picture being a clip of one.
+    """
+
+    names: list[str]
+    frames_per_second: float | None
+    records: dict[str, list[Any]]
+    clips: list[list["Image.Image"]] = field(default_factory=list)
+
+    @property
+    def is_clip(self) -> bool:
+        """Whether they move."""
+        return self.frames_per_second is not None
+
+
+@contextmanager
+def notices() -> Iterator[None]:
+    """Print what the library gives notice of as lines on standard error, each once."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", GenrefineNotice)
+        yield
+    for text in dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, GenrefineNotice)):
+        sys.stderr.write(f"note: {text}\n")
+    for one in caught:
+        if not issubclass(one.category, GenrefineNotice):
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+
+
+def require_output(output: Path, is_clip: bool) -> None:
+    """Refuse an output that does not fit what is drawn, or cannot be written.
+
+    Raises:
+        GenrefineError: a format that we do not write for it, or no permission.
+    """
+    from genrefine.files import require_writable, require_writable_folder
+
+    suffix = output.suffix.lower()
+    if is_clip and suffix in _PICTURE_SUFFIXES:
+        raise GenrefineError(f"a clip is written as .mp4, .webp or .gif, or into a folder; got '{output}'")
+    if not is_clip and suffix != ".png" and suffix in (*_PICTURE_SUFFIXES, *CLIP_SUFFIXES):
+        raise GenrefineError(f"pictures are written as .png, which keeps settings and pixels; got '{output}'")
+    if suffix in (".png", *CLIP_SUFFIXES):
+        require_writable(output)
+    else:
+        require_writable_folder(output)
+
+
+def default_output(name: str, seed: int, is_clip: bool) -> Path:
+    """Return a file in the current folder, named after a prompt or class and a seed."""
+    return Path(f"{_slug(name)}-seed{seed}{'.mp4' if is_clip else '.png'}")
+
+
+def save(output: Path, samples: Samples, notes: dict[str, Any], columns: int | None) -> list[str]:
+    """Write one file, in which several samples become a sheet, or one per sample into a folder; return the paths.
+
+    Args:
+        output: file or folder.
+        samples: what to write.
+        notes: kept in every file beside the records of its samples.
+        columns: samples per row of a sheet; None for a nearly square one.
+    """
+    from genrefine.media.sheets import image_grid
+
+    if output.suffix.lower() in (".png", *CLIP_SUFFIXES):
+        frames = samples.clips[0]
+        if len(samples.clips) > 1:
+            scale = max(1, _SHEET_SIDE // max(frames[0].size))
+            frames = [
+                image_grid(moment, columns=columns, labels=samples.names, scale=scale)
+                for moment in zip(*samples.clips, strict=True)
+            ]
+        _write(frames, output, samples, {**notes, **samples.records})
+        return [str(output)]
+    width = len(str(len(samples.clips) - 1))
+    files = []
+    for index, (frames, name) in enumerate(zip(samples.clips, samples.names, strict=True)):
+        suffix = ".mp4" if samples.is_clip else ".png"
+        path = output / f"{index:0{width}d}-{_slug(name)}-seed{samples.records['seeds'][index]}{suffix}"
+        _write(frames, path, samples, {**notes, **{key: [values[index]] for key, values in samples.records.items()}})
+        files.append(str(path))
+    return files
+
+
+def _write(frames: Sequence["Image.Image"], path: Path, samples: Samples, notes: dict[str, Any]) -> None:
+    from genrefine.media.writing import save_clip, save_png
+
+    if samples.frames_per_second is not None:
+        save_clip(frames, path, frames_per_second=samples.frames_per_second, metadata=notes)
+    else:
+        save_png(frames[0], path, notes)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name).strip("-")[:_LONGEST_NAME] or "picture"
