@@ -7,7 +7,8 @@ import torch
 
 from genrefine import ClassPipeline, GenrefineError
 from genrefine.pipelines.request import UnknownArgumentError
-from genrefine.refiner.adapter import lora_config, read_adapter
+from genrefine.refiner.adapter import lora_config
+from genrefine.refiner.adapter_folder import read_adapter
 from hub_cache import put_into_hub_cache
 from reading import read_json
 

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from genrefine import GenrefineError
 from genrefine.conditioning.class_condition import ClassCondition
 from genrefine.conditioning.text_condition import TextCondition
-from genrefine.refiner.adapter import CONFIG, WEIGHTS, lora_config, read_adapter
+from genrefine.refiner.adapter import lora_config
+from genrefine.refiner.adapter_folder import CONFIG, WEIGHTS, read_adapter
 from tiny_models import tiny_refiner, tiny_text_refiner
 
 Ask = Callable[[Any], torch.Tensor]

@@ -37,12 +37,12 @@ def test_every_segment_attends_to_itself_and_its_prompt_only(parts, batching, is
     cache = tuple(torch.randn(3, KV_HEADS, 8, HEAD_DIM, generator=generator) for _ in range(2))
     rows = tuple(data.draw(st.integers(0, 2)) for _ in parts)
     cached = CachedPrompts(rows, tuple(lengths[row] for row in rows)) if is_cached else None
-    plan = pack_sequence(parts, HEAD_DIM, CPU, batching, cached)
-    query = torch.randn(HEADS, plan.num_tokens, HEAD_DIM, generator=generator)
-    key, value = torch.randn(2, KV_HEADS, plan.num_tokens, HEAD_DIM, generator=generator).unbind()
-    output = plan.attention(query, key, value, cache if is_cached else None)
+    layout = pack_sequence(parts, HEAD_DIM, CPU, batching, cached)
+    query = torch.randn(HEADS, layout.num_tokens, HEAD_DIM, generator=generator)
+    key, value = torch.randn(2, KV_HEADS, layout.num_tokens, HEAD_DIM, generator=generator).unbind()
+    output = layout.attention(query, key, value, cache if is_cached else None)
     assert output.isfinite().all()
-    for segment, start, row in zip(parts, plan.starts, rows, strict=True):
+    for segment, start, row in zip(parts, layout.starts, rows, strict=True):
         own = slice(start, start + segment.length)
         seen = [key[:, own], value[:, own]]
         if is_cached:
@@ -53,12 +53,12 @@ def test_every_segment_attends_to_itself_and_its_prompt_only(parts, batching, is
 @given(st.lists(segments, min_size=1, max_size=5), st.sampled_from(["packed", "padded"]))
 @settings(deadline=None)
 def test_segments_are_aligned_apart_and_in_order(parts, batching):
-    plan = pack_sequence(parts, HEAD_DIM, CPU, batching)
-    ends = [start + segment.length for start, segment in zip(plan.starts, parts, strict=True)]
-    assert all(start % ALIGNMENT == 0 for start in (*plan.starts, plan.num_tokens))
-    assert all(end <= start for end, start in zip(ends, (*plan.starts[1:], plan.num_tokens), strict=True))
+    layout = pack_sequence(parts, HEAD_DIM, CPU, batching)
+    ends = [start + segment.length for start, segment in zip(layout.starts, parts, strict=True)]
+    assert all(start % ALIGNMENT == 0 for start in (*layout.starts, layout.num_tokens))
+    assert all(end <= start for end, start in zip(ends, (*layout.starts[1:], layout.num_tokens), strict=True))
     if batching == "packed":
-        assert plan.num_tokens - sum(segment.length for segment in parts) < ALIGNMENT * len(parts)
+        assert layout.num_tokens - sum(segment.length for segment in parts) < ALIGNMENT * len(parts)
 
 
 @given(segments)
@@ -74,13 +74,13 @@ def test_the_order_of_a_segment_is_visual_first_frame_text_signal(segment):
 
 def test_joining_puts_parts_at_their_starts_and_zeros_between():
     parts = [Segment((1, 1, 3), num_text=2), Segment((1, 3, 3))]
-    plan = pack_sequence(parts, HEAD_DIM, CPU)
+    layout = pack_sequence(parts, HEAD_DIM, CPU)
     pieces = [
         [torch.ones(3, 4), torch.full((2, 4), 2.0), torch.full((1, 4), 3.0)],
         [torch.ones(9, 4), torch.ones(1, 4)],
     ]
-    joined = plan.join(pieces)[:, 0].tolist()
-    assert plan.starts == (0, 8)
+    joined = layout.join(pieces)[:, 0].tolist()
+    assert layout.starts == (0, 8)
     assert joined == [1, 1, 1, 2, 2, 3, 0, 0] + [1] * 10 + [0] * 6
 
 
@@ -88,10 +88,10 @@ def test_gradients_are_those_of_single_samples():
     parts = [Segment((1, 2, 2), num_text=3), Segment((1, 1, 3)), Segment((1, 2, 2), num_text=3)]
     generator = torch.Generator().manual_seed(0)
     for batching in ("packed", "padded"):
-        plan = pack_sequence(parts, HEAD_DIM, CPU, batching)
-        packed = torch.randn(3, HEADS, plan.num_tokens, HEAD_DIM, generator=generator).requires_grad_()
-        output = plan.attention(*packed, None)
-        owned = [slice(start, start + s.length) for start, s in zip(plan.starts, parts, strict=True)]
+        layout = pack_sequence(parts, HEAD_DIM, CPU, batching)
+        packed = torch.randn(3, HEADS, layout.num_tokens, HEAD_DIM, generator=generator).requires_grad_()
+        output = layout.attention(*packed, None)
+        owned = [slice(start, start + s.length) for start, s in zip(layout.starts, parts, strict=True)]
         sum(output[:, own].square().sum() for own in owned).backward()
         for own in owned:
             alone = packed.detach()[:, :, own].requires_grad_()

@@ -109,7 +109,7 @@ def _describe_network(place: Path) -> dict[str, Any]:
 
 
 def _describe_adapter(place: Path) -> dict[str, Any]:
-    from genrefine.refiner.adapter import read_adapter
+    from genrefine.refiner.adapter_folder import read_adapter
 
     adapter = read_adapter(place)
     facts = adapter.facts

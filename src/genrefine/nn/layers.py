@@ -2,7 +2,8 @@
 
     RMSNorm(x)        = x / sqrt(mean(x^2) + eps) * weight
     modulate(x, s, g) = x * (1 + g) + s                 adaLN: shift s and scale g come from the condition
-    SwiGLU(x)         = W_3 (silu(W_1 x) * W_2 x)       W_1 and W_2 stored as one matrix, gate first
+    SwiGLU(x)         = W_3 (silu(W_1 x) * W_2 x)       W_1 and W_2 stored as one matrix, gate first, with biases
+    GatedMLP(x)       the same without biases, W_1 and W_2 apart, as the text networks store it
 
 Norm statistics are float32 in any precision; results go back to the dtype of the input. Written as plain expressions,
 which a compiler fuses into one pass (Zhang & Sennrich 2019; Shazeer 2020; Peebles & Xie 2023).
@@ -91,3 +92,16 @@ class SwiGLU(nn.Module):
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
         gate, value = self.gate_and_value(x).chunk(2, dim=-1)
         return self.output(F.silu(gate) * value)
+
+
+class GatedMLP(nn.Module):
+    """Map tokens through a gated hidden layer without biases."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(dim, hidden, bias=False)
+        self.value = nn.Linear(dim, hidden, bias=False)
+        self.output = nn.Linear(hidden, dim, bias=False)
+
+    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+        return self.output(F.silu(self.gate(x)) * self.value(x))

@@ -32,7 +32,7 @@ from genrefine.pipelines.request import (
     resolve_seeds,
 )
 from genrefine.refiner import ClassRefiner
-from genrefine.refiner.adapter import Adapter
+from genrefine.refiner.adapter_folder import Adapter
 from genrefine.sampling.component import RefinementSampler
 from genrefine.sampling.options import with_options
 from genrefine.sampling.records import RefinementResult

@@ -29,7 +29,7 @@ from genrefine.model_folder.find import ADAPTER_FILES, FETCHING, fetch_folder
 from genrefine.pipelines.output import require_output_type, to_clips, to_output
 from genrefine.pipelines.progress import CALLBACK_INPUTS, StepCallback, watched
 from genrefine.pipelines.request import Request, arguments_of, refuse_unknown
-from genrefine.refiner.adapter import Adapter
+from genrefine.refiner.adapter_folder import Adapter
 from genrefine.sampling.guidance import apply_guidance
 from genrefine.sampling.random_source import SeededSource
 from genrefine.sampling.records import RefinementResult, RefinementStep, collect

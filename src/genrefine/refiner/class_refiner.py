@@ -10,6 +10,7 @@ From block `in_context_start` on, `in_context_tokens` copies of the class embedd
 stand in front of the picture's tokens; they leave before the head. The null class is label `num_classes`.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar, cast
 
@@ -29,7 +30,6 @@ from genrefine.nn.layers import ModulatedRMSNorm, SampleLinear, SwiGLU, batch_in
 from genrefine.nn.rope import FixedRotation, FixedTable, Rotation, grid_angles
 from genrefine.refiner.adapter import AdaptableRefiner
 from genrefine.refiner.checks import check_class_batch
-from genrefine.refiner.class_table import ReplaceableClasses
 
 
 class CodeEmbedding(nn.Module):
@@ -90,7 +90,7 @@ class RefinerHead(nn.Module):
             return F.linear(x, self.linear.weight.float(), self.linear.bias.float())
 
 
-class ClassRefiner(ReplaceableClasses, AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[misc]
+class ClassRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Predict every clean code of a picture from noisy codes, the signal and a class.
 
     Args:
@@ -214,6 +214,28 @@ class ClassRefiner(ReplaceableClasses, AdaptableRefiner, ModelMixin, ConfigMixin
         logits = self.head(x, activated)  # batch tokens (classes channels)
         h, w = codes.shape[3:]
         return rearrange(logits, "b (t h w) (k d) -> b d t h w k", k=sizes.code_classes, h=h, w=w)
+
+    def choose_classes(self, rows: Sequence[int | None]) -> None:
+        """Replace the class table by one in which class i starts as class `rows[i]` of the present one.
+
+        A class without a row starts as the null class: the network says of it what it says of no particular class.
+
+        Args:
+            rows: a present class, or None, for each new class.
+
+        Raises:
+            GenrefineError: there is no new class, or no such present one.
+        """
+        null = self.sizes.num_classes
+        wrong = [row for row in rows if row is not None and not 0 <= row < null]
+        if wrong or not rows:
+            raise GenrefineError(f"classes must be one or more of 0 .. {null - 1}, or None for new ones; got {rows}")
+        chosen = torch.tensor([*(null if row is None else row for row in rows), null])
+        table = self.class_embedding.weight
+        with torch.no_grad():
+            self.class_embedding = nn.Embedding.from_pretrained(table[chosen.to(table.device)], freeze=False)
+        self.register_to_config(num_classes=len(rows))
+        self.class_rows = list(rows)
 
     def _run(self, block: nn.Module, x: Tensor, activated: Tensor, rotation: Rotation) -> Tensor:
         run: Any = block

@@ -222,6 +222,21 @@ class PackedLayout:
             pieces.append(own[0].new_zeros(end - start - segment.length, own[0].shape[1]))
         return torch.cat(pieces)
 
+    def visual(
+        self, logits: Float[Tensor, "tokens logits"], num_classes: int
+    ) -> list[Float[Tensor, "channels _t _h _w classes"]]:
+        """Return the logits of every segment's visual tokens, which are channel-major, on their grid."""
+        return [
+            rearrange(
+                logits[start : start + segment.num_visual],
+                "(t h w) (d k) -> d t h w k",
+                h=segment.grid[1],
+                w=segment.grid[2],
+                k=num_classes,
+            )
+            for segment, start in zip(self.segments, self.starts, strict=True)
+        ]
+
 
 def pack_sequence(
     segments: Sequence[Segment],

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrefine.nn.attention import samples_at_once
-from genrefine.nn.layers import RMSNorm, rms_normalize
+from genrefine.nn.layers import GatedMLP, RMSNorm, rms_normalize
 from genrefine.nn.rope import Rotation, rotate_pairs
 from genrefine.refiner.packing import AttentionBackend, LayerCache
 
@@ -44,13 +44,13 @@ class GroupedQueryAttention(nn.Module):
         self,
         x: Float[Tensor, "tokens width"],
         rotation: Rotation,
-        plan: AttentionBackend,
+        attend: AttentionBackend,
         cache: LayerCache | None = None,
     ) -> tuple[Float[Tensor, "tokens width"], KeysAndValues]:
         value = rearrange(self.value(x), "n (heads d) -> heads n d", heads=self.num_kv_heads)
         query = self._norm_and_rotate(self.query(x), self.num_heads, self.query_norm, rotation)
         key = self._norm_and_rotate(self.key(x), self.num_kv_heads, self.key_norm, rotation)
-        mixed = plan(query, key, value, cache)  # heads tokens head_dim
+        mixed = attend(query, key, value, cache)  # heads tokens head_dim
         return self.output(rearrange(mixed, "heads n d -> n (heads d)")), (key, value)
 
     @staticmethod
@@ -68,19 +68,6 @@ class GroupedQueryAttention(nn.Module):
         return torch.cat([place(part) for part in heads.split(samples_at_once(heads[0].numel()))])
 
 
-class GatedMLP(nn.Module):
-    """Map tokens through a gated hidden layer without biases."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.gate = nn.Linear(width, hidden, bias=False)
-        self.value = nn.Linear(width, hidden, bias=False)
-        self.output = nn.Linear(hidden, width, bias=False)
-
-    def forward(self, x: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens width"]:
-        return self.output(F.silu(self.gate(x)) * self.value(x))
-
-
 class TextRefinerBlock(nn.Module):
     """Attention and gated feed-forward layer, each behind a norm; also returns the keys and values it used."""
 
@@ -95,10 +82,10 @@ class TextRefinerBlock(nn.Module):
         self,
         x: Float[Tensor, "tokens width"],
         rotation: Rotation,
-        plan: AttentionBackend,
+        attend: AttentionBackend,
         cache: LayerCache | None = None,
     ) -> tuple[Float[Tensor, "tokens width"], KeysAndValues]:
-        mixed, keys_and_values = self.attention(self.attention_norm(x), rotation, plan, cache)
+        mixed, keys_and_values = self.attention(self.attention_norm(x), rotation, attend, cache)
         x = x + mixed
         return x + self.mlp(self.mlp_norm(x)), keys_and_values
 

@@ -92,7 +92,7 @@ class TextRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[mi
         self.signal_embedding = ScalarEmbedding(width)
         self.blocks = nn.ModuleList(TextRefinerBlock(width, num_heads, num_kv_heads, mlp_width) for _ in range(depth))
         self.head = TextRefinerHead(width, code_channels * code_classes)
-        self._plans: dict[Any, PackedLayout] = {}
+        self._layouts: dict[Any, PackedLayout] = {}
         self.reset_parameters()
 
     @classmethod
@@ -162,44 +162,42 @@ class TextRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[mi
         samples = list(codes)
         check_codes(samples, condition.first_frames, self.sizes)
         check_text_condition(condition, self.sizes, SIGNAL_POSITION, num_samples=len(samples), num_signals=len(signal))
-        is_joint = self.sizes.attention == "joint"
-        lengths = condition.lengths
-        segments = tuple(
-            Segment((s.shape[1], s.shape[2], s.shape[3]), length if is_joint else 0, first is not None)
-            for s, length, first in zip(samples, lengths, condition.first_frames, strict=True)
-        )
-        cache, cached = (None, None) if is_joint else self._cache_of(condition)
-        plan = self._plan(segments, samples[0].device, batching, cached)
+        cache, cached = (None, None) if self.sizes.attention == "joint" else self._cache_of(condition)
+        layout = self._layout(self._segments(samples, condition), samples[0].device, batching, cached)
+        x = layout.join(self._tokens(samples, signal, condition))  # tokens width
+        # In the parameter dtype: under autocast the sum of all blocks stays float32 while the products are bfloat16.
+        x = x.to(self.code_embedding.weight.dtype)
+        for layer, block in enumerate(self.blocks):
+            x, _ = self._run(block, x, layout, None if cache is None else (cache.keys[layer], cache.values[layer]))
+        logits = layout.visual(self.head(x), self.sizes.code_classes)  # of each sample: channels t h w classes
+        return torch.stack(logits) if isinstance(codes, Tensor) else logits
 
-        visual = self._embed_codes([*samples, *(first for first in condition.first_frames if first is not None)])
+    def _segments(self, samples: Sequence[Tensor], condition: TextCondition) -> tuple[Segment, ...]:
+        """Return what every sample lays into the sequence; text is part of it in the joint layout only."""
+        num_text = condition.lengths if self.sizes.attention == "joint" else (0,) * len(samples)
+        return tuple(
+            Segment((s.shape[1], s.shape[2], s.shape[3]), length, first is not None)
+            for s, length, first in zip(samples, num_text, condition.first_frames, strict=True)
+        )
+
+    def _tokens(self, samples: Sequence[Tensor], signal: Tensor, condition: TextCondition) -> list[list[Tensor]]:
+        """Return the tokens of every segment in their order: visual, first frame, text, signal."""
+        given = [first for first in condition.first_frames if first is not None]
+        visual = self._embed_codes([*samples, *given])  # in one product
         firsts = iter(visual[len(samples) :])
+        is_joint = self.sizes.attention == "joint"
         text = self._embed_prompts(condition.prompts, condition.rows) if is_joint else [None] * len(samples)
-        signals = self.signal_embedding(signal).unbind()
-        parts = [
+        return [
             [
                 visual[i],
-                *([next(firsts)] if segment.has_first_frame else []),
+                *([] if first is None else [next(firsts)]),
                 *([] if words is None else [words]),
                 token[None],
             ]
-            for i, (segment, words, token) in enumerate(zip(segments, text, signals, strict=True))
-        ]
-        # In the parameter dtype: under autocast the sum of all blocks stays float32 while the products are bfloat16.
-        x = plan.join(parts).to(self.code_embedding.weight.dtype)  # tokens width
-        for layer, block in enumerate(self.blocks):
-            x, _ = self._run(block, x, plan, None if cache is None else (cache.keys[layer], cache.values[layer]))
-        logits = self.head(x)  # tokens (channels classes)
-        outputs = [
-            rearrange(
-                logits[start : start + segment.num_visual],
-                "(t h w) (d k) -> d t h w k",
-                h=segment.grid[1],
-                w=segment.grid[2],
-                k=self.sizes.code_classes,
+            for i, (first, words, token) in enumerate(
+                zip(condition.first_frames, text, self.signal_embedding(signal).unbind(), strict=True)
             )
-            for segment, start in zip(segments, plan.starts, strict=True)
         ]
-        return torch.stack(outputs) if isinstance(codes, Tensor) else outputs
 
     def _embed_codes(self, samples: Sequence[Tensor]) -> list[Tensor]:
         """Map the one-hot codes of every position to a token; one-hot channels are `channel * classes + class`."""
@@ -241,11 +239,11 @@ class TextRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[mi
         """Run the prompts of these rows through the network by themselves and keep their keys and values."""
         text = self._embed_prompts(prompts, rows)
         segments = tuple(Segment((0, 0, 0), prompts.lengths[row], has_signal=False) for row in rows)
-        plan = self._plan(segments, prompts.embeddings.device, "packed", None, equal_stride=True)
-        x = plan.join([[tokens] for tokens in text]).to(self.code_embedding.weight.dtype)
+        layout = self._layout(segments, prompts.embeddings.device, "packed", None, equal_stride=True)
+        x = layout.join([[tokens] for tokens in text]).to(self.code_embedding.weight.dtype)
         layers: list[KeysAndValues] = []
         for block in self.blocks:
-            x, keys_and_values = self._run(block, x, plan, None)
+            x, keys_and_values = self._run(block, x, layout, None)
             layers.append(keys_and_values)
         keys, values = (
             tuple(rearrange(kept, "heads (prompts n) d -> prompts heads n d", prompts=len(rows)) for kept in kind)
@@ -253,7 +251,7 @@ class TextRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[mi
         )
         return PrefixCache(keys, values, weakref.ref(self), self._cache_key())
 
-    def _plan(
+    def _layout(
         self,
         segments: tuple[Segment, ...],
         device: torch.device,
@@ -261,26 +259,26 @@ class TextRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[mi
         cached: CachedPrompts | None,
         equal_stride: bool = False,
     ) -> PackedLayout:
-        """Return the plan of a sequence, kept for the next steps of the same call."""
+        """Return the layout of a sequence, kept for the next steps of the same call."""
         key = (segments, device, batching, cached, equal_stride)
-        if key not in self._plans:
-            while len(self._plans) >= MOST_PLANS:
-                del self._plans[next(iter(self._plans))]
-            with torch.inference_mode(False):  # a plan made while sampling must serve training too
-                self._plans[key] = pack_sequence(segments, self.head_dim, device, batching, cached, equal_stride)
-        return self._plans[key]
+        if key not in self._layouts:
+            while len(self._layouts) >= MOST_LAYOUTS:
+                del self._layouts[next(iter(self._layouts))]
+            with torch.inference_mode(False):  # a layout made while sampling must serve training too
+                self._layouts[key] = pack_sequence(segments, self.head_dim, device, batching, cached, equal_stride)
+        return self._layouts[key]
 
     def _run(
-        self, block: nn.Module, x: Tensor, plan: PackedLayout, cache: LayerCache | None
+        self, block: nn.Module, x: Tensor, layout: PackedLayout, cache: LayerCache | None
     ) -> tuple[Tensor, KeysAndValues]:
         run: Any = block
         if torch.is_grad_enabled() and self.gradient_checkpointing:
             run = partial(cast(Any, self)._gradient_checkpointing_func, block)
-        return run(x, plan.rotation, plan.attention, cache)  # type: ignore[no-any-return]
+        return run(x, layout.rotation, layout.attention, cache)  # type: ignore[no-any-return]
 
 
-# Conditional and guided steps of a batch alternate between two plans; a few more while finished samples leave.
-MOST_PLANS = 4
+# Conditional and guided steps of a batch alternate between two layouts; a few more while finished samples leave.
+MOST_LAYOUTS = 4
 
 
 def _map_pieces(linear: nn.Linear, pieces: Sequence[Tensor]) -> list[Tensor]:
