@@ -53,7 +53,7 @@ def update_seconds(
     _, rows, columns = tokenizer.grid(1, run.data.size, run.data.size)
     refiner = ClassRefiner(
         code_channels=tokenizer.code_channels,
-        code_classes=tokenizer.num_classes,
+        code_classes=tokenizer.code_classes,
         grid=(rows, columns),
         num_classes=len(dataset.class_names),
         **run.refiner.arguments(),

@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> dict[tuple[str, int], float]:
     parser.add_argument("--samples", type=int, default=8, help="maps, each with its own seed")
     chosen = parser.parse_args(arguments)
 
-    network = ExactRefiner(OUTCOMES, PROBABILITIES[None], num_classes=2)  # any callable with this signature will do
+    network = ExactRefiner(OUTCOMES, PROBABILITIES[None], code_classes=2)  # any callable with this signature will do
     sampler = RefinementSampler()
     condition = ClassCondition.of([0] * chosen.samples, num_classes=1)
     errors = {}

@@ -39,19 +39,19 @@ class Corrupted:
 def corrupt(
     codes: Int[Tensor, "batch channels t h w"],
     signal: Float[Tensor, "batch"],
-    num_classes: int,
+    code_classes: int,
     generator: torch.Generator,
 ) -> Corrupted:
     """Keep each code with probability `signal`, replace the others by uniform noise.
 
     Args:
-        codes: clean codes Y, in 0 .. num_classes - 1.
+        codes: clean codes Y, in 0 .. code_classes - 1.
         signal: t of each sample, in [0, 1].
-        num_classes: classes of one code.
+        code_classes: classes of one code.
         generator: source of the draws, on the device of the codes: first the noise, then the mask.
     """
     device = codes.device
-    noise = torch.randint(num_classes, codes.shape, generator=generator, device=device, dtype=codes.dtype)
+    noise = torch.randint(code_classes, codes.shape, generator=generator, device=device, dtype=codes.dtype)
     uniform = torch.rand(codes.shape, generator=generator, device=device)
     kept = uniform < signal.to(device)[:, None, None, None, None]
     return Corrupted(torch.where(kept, codes, noise), kept, noise)

@@ -51,7 +51,7 @@ class HBQ:
             raise GenrefineError(f"HBQ layout must be 'index' or 'bit'; got {self.layout!r}")
 
     @property
-    def num_classes(self) -> int:
+    def code_classes(self) -> int:
         """Classes of one code label."""
         return 2**self.rounds if self.layout == "index" else 2
 
@@ -98,9 +98,9 @@ class HBQ:
         """Return the float32 values the codes stand for, ``q_M = sum_r (2 b_r - 1) 2^-r``."""
         if codes.numel() and not torch.compiler.is_compiling():
             low, high = torch.aminmax(codes)
-            if low < 0 or high >= self.num_classes:
+            if low < 0 or high >= self.code_classes:
                 raise GenrefineError(
-                    f"codes must lie in 0..{self.num_classes - 1}; got {int(low)}..{int(high)}; "
+                    f"codes must lie in 0..{self.code_classes - 1}; got {int(low)}..{int(high)}; "
                     "check that layout and rounds match"
                 )
         self.latent_dim(codes.shape[1])

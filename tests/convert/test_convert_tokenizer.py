@@ -90,7 +90,7 @@ def test_averaged_weights_are_used_where_there_are_any(weights, tmp_path, names,
     assert made.notes[0] == f"visual tokenizer: weights '{used}' of the file"
     loaded = VisualTokenizer.from_pretrained(tmp_path / "ours")
     assert torch.equal(loaded.conv_quant.bias, content[used]["conv1.bias"])
-    assert (loaded.code_channels, loaded.num_classes) == (4, 16)
+    assert (loaded.code_channels, loaded.code_classes) == (4, 16)
 
 
 def test_missing_and_unknown_weights_are_named(weights):

@@ -84,7 +84,7 @@ def test_any_codes_come_back_from_any_shards(rounds, layout, shape, num_items, s
     hbq = HBQ(rounds, layout)
     generator = torch.Generator().manual_seed(seed)
     shape = (hbq.code_channels(2), *shape)
-    codes = torch.randint(hbq.num_classes, (num_items, *shape), generator=generator, dtype=torch.int32)
+    codes = torch.randint(hbq.code_classes, (num_items, *shape), generator=generator, dtype=torch.int32)
     with tempfile.TemporaryDirectory() as folder:
         with module.new_store(Path(folder) / "store", shard_bytes) as writer:
             writer.add(pack_bits(codes[:2], hbq.bits_per_code).numpy())

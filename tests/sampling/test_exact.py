@@ -13,7 +13,7 @@ from genrefine.sampling.exact import ExactRefiner
 
 OUTCOMES = [[0, 0, 1], [1, 2, 0], [2, 2, 2], [0, 1, 2]]
 LAWS = [[0.5, 0.1, 0.15, 0.25], [0.05, 0.7, 0.2, 0.05]]
-REFINER = ExactRefiner(torch.tensor(OUTCOMES), torch.tensor(LAWS), num_classes=3)
+REFINER = ExactRefiner(torch.tensor(OUTCOMES), torch.tensor(LAWS), code_classes=3)
 
 
 def posterior_by_enumeration(x, signal, law):

@@ -129,7 +129,7 @@ def _describe_tokenizer(tokenizer: "VisualTokenizer") -> dict[str, Any]:
     hbq = tokenizer.hbq
     return {
         "parameters": tokenizer.num_parameters(),
-        "codes": f"{tokenizer.code_channels} channels of {tokenizer.num_classes} classes ({hbq.layout} layout)",
+        "codes": f"{tokenizer.code_channels} channels of {tokenizer.code_classes} classes ({hbq.layout} layout)",
         "strides": f"{tokenizer.spatial_stride} in space, {tokenizer.temporal_stride} in time",
         "fingerprint": tokenizer.fingerprint(),
         **_plain_config(tokenizer),

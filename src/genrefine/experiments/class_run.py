@@ -41,7 +41,7 @@ def train_class_refiner(settings: RefinerRun, out: Path, name: str) -> Path:
     torch.manual_seed(settings.training.seed)
     refiner = ClassRefiner(
         code_channels=tokenizer.code_channels,
-        code_classes=tokenizer.num_classes,
+        code_classes=tokenizer.code_classes,
         grid=(height, width),
         num_classes=len(source.class_names),
         **settings.refiner.arguments(),

@@ -229,7 +229,7 @@ def start_from(
     rounds = _other_rounds(folder, tokenizer) if tokenizer else None
     if tokenizer and rounds:
         class_major = isinstance(start, ClassRefiner)
-        theirs = to_rounds(theirs, tokenizer.code_channels, tokenizer.num_classes, class_major)
+        theirs = to_rounds(theirs, tokenizer.code_channels, tokenizer.code_classes, class_major)
         note += f"; codes of {tokenizer.hbq.rounds} rounds start from those of {rounds}"
     new = [k for k in own if k not in theirs or theirs[k].shape != own[k].shape]
     if len(new) == len(own):

@@ -53,7 +53,7 @@ def train_text_refiner(settings: TextRun, out: Path, name: str) -> Path:
     torch.manual_seed(settings.training.seed)
     refiner = TextRefiner(
         code_channels=tokenizer.code_channels,
-        code_classes=tokenizer.num_classes,
+        code_classes=tokenizer.code_classes,
         text_channels=encoder.channels,
         **settings.refiner.arguments(),
     )
@@ -109,7 +109,7 @@ def _preview(
 
     def pixels(refiner: TextRefiner, condition: TextCondition, grid: tuple[int, int, int]) -> Tensor:
         device = next(refiner.parameters()).device
-        code_shape, classes = (tokenizer.code_channels, *grid), tokenizer.num_classes
+        code_shape, classes = (tokenizer.code_channels, *grid), tokenizer.code_classes
         bound = apply_guidance(refiner, refiner.prepare(condition.to(device)), sampling.guidance)
         with torch.no_grad():
             codes = collect(

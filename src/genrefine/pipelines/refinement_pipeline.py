@@ -264,7 +264,7 @@ def require_same_codes(refiner: Any, tokenizer: VisualTokenizer) -> None:
         GenrefineError: channels or classes differ.
     """
     config = config_of(refiner)
-    expected = (tokenizer.code_channels, tokenizer.num_classes)
+    expected = (tokenizer.code_channels, tokenizer.code_classes)
     got = (config.code_channels, config.code_classes)
     if expected != got:
         raise GenrefineError(

@@ -223,7 +223,7 @@ class PackedLayout:
         return torch.cat(pieces)
 
     def visual(
-        self, logits: Float[Tensor, "tokens logits"], num_classes: int
+        self, logits: Float[Tensor, "tokens logits"], code_classes: int
     ) -> list[Float[Tensor, "channels _t _h _w classes"]]:
         """Return the logits of every segment's visual tokens, which are channel-major, on their grid."""
         return [
@@ -232,7 +232,7 @@ class PackedLayout:
                 "(t h w) (d k) -> d t h w k",
                 h=segment.grid[1],
                 w=segment.grid[2],
-                k=num_classes,
+                k=code_classes,
             )
             for segment, start in zip(self.segments, self.starts, strict=True)
         ]

@@ -103,7 +103,7 @@ class RefinementSampler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         condition: Condition,
         source: RandomSource,
         shape: Sequence[int],
-        num_classes: int,
+        code_classes: int,
         settings: SamplingSettings | None = None,
         noise: Int[Tensor, "batch channels t h w"] | None = None,
     ) -> RefinementResult:
@@ -114,11 +114,11 @@ class RefinementSampler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             condition: what to make, one per sample.
             source: one random stream per sample.
             shape: channels, t, h, w of one sample.
-            num_classes: classes of one code.
+            code_classes: classes of one code.
             settings: by default the saved ones, with a fixed number of steps.
             noise: N to start from; by default drawn.
         """
-        return collect(self.refine(refiner, condition, source, shape, num_classes, settings, noise))
+        return collect(self.refine(refiner, condition, source, shape, code_classes, settings, noise))
 
     def refine(
         self,
@@ -126,12 +126,12 @@ class RefinementSampler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         condition: Condition,
         source: RandomSource,
         shape: Sequence[int],
-        num_classes: int,
+        code_classes: int,
         settings: SamplingSettings | None = None,
         noise: Int[Tensor, "batch channels t h w"] | None = None,
     ) -> Iterator[RefinementStep]:
         """Yield one record per step; arguments as in `sample`."""
         settings = settings or self.settings()
         return refine(
-            apply_guidance(refiner, condition, settings.guidance), source, shape, num_classes, settings, noise
+            apply_guidance(refiner, condition, settings.guidance), source, shape, code_classes, settings, noise
         )

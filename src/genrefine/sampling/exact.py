@@ -29,13 +29,13 @@ class ExactRefiner:
     Args:
         outcomes: the possible codes of one position.
         probabilities: probability of every outcome, one row for each picture class; the null class is their mean.
-        num_classes: K, classes of one code.
+        code_classes: K, classes of one code.
 
     Raises:
         GenrefineError: if a row is not a distribution.
 
     Example:
-        >>> twins = ExactRefiner(torch.tensor([[0, 0], [1, 1]]), torch.tensor([[0.8, 0.2]]), num_classes=2)
+        >>> twins = ExactRefiner(torch.tensor([[0, 0], [1, 1]]), torch.tensor([[0.8, 0.2]]), code_classes=2)
         >>> noisy = torch.tensor([0, 1]).reshape(1, 2, 1, 1, 1)
         >>> twins(noisy, torch.tensor([0.0]), ClassCondition.of([0], 1)).softmax(-1).flatten().tolist()
         [0.800000011920929, 0.20000000298023224, 0.800000011920929, 0.20000000298023224]
@@ -43,7 +43,7 @@ class ExactRefiner:
 
     outcomes: Int[Tensor, "outcomes channels"]
     probabilities: Float[Tensor, "labels outcomes"]
-    num_classes: int
+    code_classes: int
 
     def __post_init__(self) -> None:
         totals = self.probabilities.double().sum(dim=1)
@@ -60,8 +60,8 @@ class ExactRefiner:
         prior = rows[condition.labels]  # batch outcomes
         t = signal.double()[:, None, None, None, None, None]
         agrees = codes[:, None] == self.outcomes[None, :, :, None, None, None]  # batch outcomes channels t h w
-        likelihood = (t * agrees + (1 - t) / self.num_classes).prod(dim=2)  # batch outcomes t h w
+        likelihood = (t * agrees + (1 - t) / self.code_classes).prod(dim=2)  # batch outcomes t h w
         joint = prior[:, :, None, None, None] * likelihood
         posterior = joint / joint.sum(dim=1, keepdim=True)
-        values = one_hot(self.outcomes.long(), self.num_classes).double()  # outcomes channels classes
+        values = one_hot(self.outcomes.long(), self.code_classes).double()  # outcomes channels classes
         return torch.einsum("bothw,ock->bcthwk", posterior, values).log().float()

@@ -49,7 +49,7 @@ class Transition:
         uniform: U, fresh for every step.
         signal: t of each sample, before the step.
         next_signal: t' of each sample, after the step.
-        num_classes: K.
+        code_classes: K.
     """
 
     prediction: Int[Tensor, "batch channels t h w"]
@@ -57,7 +57,7 @@ class Transition:
     uniform: Float[Tensor, "batch channels t h w"]
     signal: Float[Tensor, "batch"]
     next_signal: Float[Tensor, "batch"]
-    num_classes: int
+    code_classes: int
 
 
 @runtime_checkable
@@ -85,16 +85,16 @@ class ExactKernel:
 
     def __call__(self, state: State, transition: Transition) -> State:
         """Return the state at the next signal."""
-        x, y, num_classes = state.codes, transition.prediction, transition.num_classes
+        x, y, code_classes = state.codes, transition.prediction, transition.code_classes
         signal, later = _spread(transition.signal), _spread(transition.next_signal)
         # A signal that stands still, as under a capped schedule, keeps everything.
         stays = torch.where(later > signal, signal / later.clamp_min(1e-30), 1.0)
-        stay, move = stays + (1 - stays) / num_classes, (1 - stays) / num_classes
-        agree, differ = later + (1 - later) / num_classes, (1 - later) / num_classes
+        stay, move = stays + (1 - stays) / code_classes, (1 - stays) / code_classes
+        agree, differ = later + (1 - later) / code_classes, (1 - later) / code_classes
 
         # Three outcomes and their weights: the value x stays, y takes over, or one of the other values comes up.
         same = x == y
-        num_others = torch.where(same, num_classes - 1, num_classes - 2)
+        num_others = torch.where(same, code_classes - 1, code_classes - 2)
         weight_x = stay * torch.where(same, agree, differ)
         weight_y = torch.where(same, 0.0, move * agree)
         weight_others = move * differ * num_others

@@ -39,7 +39,7 @@ class RandomSource(Protocol):
         """Return the streams at these positions; they continue where they are."""
         ...
 
-    def codes(self, num_classes: int, shape: Sequence[int]) -> Int[Tensor, "batch ..."]:
+    def codes(self, code_classes: int, shape: Sequence[int]) -> Int[Tensor, "batch ..."]:
         """Draw uniform codes."""
         ...
 
@@ -99,10 +99,10 @@ class SeededSource:
         """Return the streams at these positions, sharing their generators."""
         return self._of([self._generators[index] for index in indices.tolist()], self._device)
 
-    def codes(self, num_classes: int, shape: Sequence[int]) -> Int[Tensor, "batch ..."]:
-        """Draw uniform codes in 0 .. num_classes - 1 as int32, `(len(self), *shape)`."""
+    def codes(self, code_classes: int, shape: Sequence[int]) -> Int[Tensor, "batch ..."]:
+        """Draw uniform codes in 0 .. code_classes - 1 as int32, `(len(self), *shape)`."""
         return self._stack(
-            torch.randint(num_classes, tuple(shape), generator=g, device=g.device, dtype=torch.int32)
+            torch.randint(code_classes, tuple(shape), generator=g, device=g.device, dtype=torch.int32)
             for g in self._generators
         )
 
@@ -160,7 +160,7 @@ class RecordedSource:
         selected._rows, selected._step = self._rows[indices.to(self._rows.device)], self._step
         return selected
 
-    def codes(self, num_classes: int, shape: Sequence[int]) -> Int[Tensor, "batch ..."]:
+    def codes(self, code_classes: int, shape: Sequence[int]) -> Int[Tensor, "batch ..."]:
         """Return the recorded noise."""
         return self._checked(self._noise[self._rows], shape)
 
@@ -213,16 +213,16 @@ def _require_some(generators: Sequence[torch.Generator]) -> None:
 
 
 def checked_noise(
-    noise: Int[Tensor, "..."], drawn: Int[Tensor, "batch channels t h w"], num_classes: int
+    noise: Int[Tensor, "..."], drawn: Int[Tensor, "batch channels t h w"], code_classes: int
 ) -> Int[Tensor, "batch channels t h w"]:
     """Return a caller's noise in the dtype and on the device of drawn noise.
 
     Raises:
         GenrefineError: it has another shape or values that are no codes.
     """
-    if noise.shape != drawn.shape or noise.min() < 0 or noise.max() >= num_classes:
+    if noise.shape != drawn.shape or noise.min() < 0 or noise.max() >= code_classes:
         raise GenrefineError(
-            f"noise must be codes of shape {tuple(drawn.shape)} in 0 .. {num_classes - 1}; "
+            f"noise must be codes of shape {tuple(drawn.shape)} in 0 .. {code_classes - 1}; "
             f"got shape {tuple(noise.shape)} in {noise.min()} .. {noise.max()}"
         )
     return noise.to(drawn)

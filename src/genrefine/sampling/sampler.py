@@ -32,7 +32,7 @@ def refine(
     guided: GuidedRefiner,
     source: RandomSource,
     shape: Sequence[int],
-    num_classes: int,
+    code_classes: int,
     settings: SamplingSettings,
     noise: Int[Tensor, "batch channels t h w"] | None = None,
 ) -> Iterator[RefinementStep]:
@@ -42,7 +42,7 @@ def refine(
         guided: network, condition and guidance, from `guidance.apply_guidance`.
         source: one random stream per sample; its device is the device of the codes.
         shape: channels, t, h, w of one sample.
-        num_classes: classes of one code.
+        code_classes: classes of one code.
         settings: steps, schedule, kernel and temperature.
         noise: N to start from; by default drawn. The streams advance alike in both cases.
 
@@ -53,19 +53,19 @@ def refine(
         raise GenrefineError(
             f"every sample needs one condition and one seed; got {len(guided)} conditions and {len(source)} seeds"
         )
-    drawn = source.codes(num_classes, shape)
-    noise = drawn if noise is None else checked_noise(noise, drawn, num_classes)
+    drawn = source.codes(code_classes, shape)
+    noise = drawn if noise is None else checked_noise(noise, drawn, code_classes)
     state, rows = State(noise, torch.zeros_like(noise, dtype=torch.bool)), ActiveRows(settings, len(source))
     for index in count():
         # Drawn before the network is called, which on an accelerator works meanwhile.
-        race, uniform = source.exponential((*shape, num_classes)), source.uniform(shape)
+        race, uniform = source.exponential((*shape, code_classes)), source.uniform(shape)
         logits = guided(state.codes, rows.signal)
         entropy = checked_entropy(normalized_entropy(logits.conditional).cpu(), logits.guided)
         rows.decide(entropy)  # at one step, from which on the steps, their signals and the temperature are known
 
         prediction = draw_labels(logits.guided, rows.temperature, race)
         t, later = rows.signal.to(noise.device), rows.next_signal.to(noise.device)
-        before, state = state, settings.kernel(state, Transition(prediction, noise, uniform, t, later, num_classes))
+        before, state = state, settings.kernel(state, Transition(prediction, noise, uniform, t, later, code_classes))
         signal, finished = rows.advance(state.held)
         yield RefinementStep(
             index=index,

@@ -102,9 +102,9 @@ class VisualTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return self.hbq.code_channels(self.latent_dim)
 
     @property
-    def num_classes(self) -> int:
+    def code_classes(self) -> int:
         """Classes of one code label."""
-        return self.hbq.num_classes
+        return self.hbq.code_classes
 
     def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         """Return the latent grid (t, h, w) of a clip.
