@@ -3,8 +3,8 @@
     python scripts/check_package.py
 
 Wheel and source distribution are built, checked by `twine check --strict`, and the wheel is installed into a new
-environment, where it must draw a picture of a class and one of a prompt. An index takes 100 MB at most; the wheel has to
-leave room below it.
+environment, where it must draw a picture of a class and one of a prompt. An index takes 100 MB at most; the wheel
+has to leave room below it.
 """
 
 import argparse

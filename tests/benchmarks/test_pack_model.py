@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import zlib
 from pathlib import Path
 from types import ModuleType
 
@@ -68,6 +69,37 @@ def test_a_packed_text_model_keeps_its_license_and_its_prompts(script: ModuleTyp
     for whole, half in zip(pipeline.refiner.parameters(), packed.refiner.parameters(), strict=True):
         assert torch.equal(whole.float(), half)
     assert packed("a dog", num_frames=3, seed=1).frames[0][2].size == (16, 16)
+
+
+def test_rounded_rows_are_few_multiples_of_a_power_of_two(script: ModuleType) -> None:
+    layer = torch.nn.Linear(40, 6)
+    with torch.no_grad():
+        layer.weight[0] = 0
+        layer.weight[1] *= 1e-4
+    before = layer.weight.clone()
+    script.round_rows(layer, lambda name: 6)
+    for row, was in zip(layer.weight, before, strict=True):
+        step = 2.0 ** torch.ceil(torch.log2(was.abs().max().clamp_min(1e-7) / 31))
+        assert torch.equal((row / step).round(), row / step)
+        assert (row / step).abs().max() <= 31
+        assert (row - was).abs().max() <= step / 2
+    once = layer.weight.clone()
+    script.round_rows(layer, lambda name: 6)
+    assert torch.equal(layer.weight, once)
+    assert torch.equal(layer.weight.half().float(), once)  # half precision holds them as they are
+
+
+def test_a_rounded_text_model_is_smaller_when_packed(script: ModuleType, tmp_path: Path) -> None:
+    pipeline = tiny_text_pipeline()
+    pipeline.save_pretrained(tmp_path / "run")
+    sizes = []
+    for name, is_rounded in (("plain", False), ("rounded", True)):
+        script.pack(tmp_path / "run", tmp_path / name, None, {}, is_rounded=is_rounded)
+        weights = [tmp_path / name / part for part in ("refiner", "text_encoder")]
+        stored = b"".join(path.read_bytes() for folder in weights for path in sorted(folder.glob("*.safetensors")))
+        sizes.append(len(zlib.compress(stored, 9)))
+    assert sizes[1] < 0.9 * sizes[0]
+    assert TextPipeline.from_pretrained(tmp_path / "rounded").prompt_encoder.channels
 
 
 def test_another_tokenizer_is_taken_only_if_it_makes_the_same_codes(
