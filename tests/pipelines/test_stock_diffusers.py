@@ -11,6 +11,7 @@ from tests.tiny_models import tiny_pipeline, tiny_text_pipeline
 import genrefine
 from genrefine import ClassPipeline, GenrefineError, TextPipeline
 
+FOLDERS = Path(__file__).parents[1] / "goldens/folders"
 KINDS = {
     "class": (tiny_pipeline, ClassPipeline, "flags/noto"),
     "text": (tiny_text_pipeline, TextPipeline, "a red heart"),
@@ -31,14 +32,34 @@ def test_stock_diffusers_opens_a_bare_folder_that_it_is_told_to_trust(kind, tmp_
     assert type(genrefine.load(tmp_path / "again")) is our_class
 
 
-def test_stock_diffusers_opens_a_snapshot_in_the_cache_of_the_hub(tmp_path: Path) -> None:
-    pipe = tiny_pipeline()
+@pytest.mark.parametrize("kind", KINDS)
+def test_stock_diffusers_opens_a_folder_of_version_0_1_0_that_it_is_given_our_code_for(kind, tmp_path: Path) -> None:
+    make, our_class, what = KINDS[kind]
+    pipe = make()
     pipe.save_pretrained(tmp_path / "model")
+    index = json.loads((tmp_path / "model/model_index.json").read_text())
+    old = json.loads((FOLDERS / f"{kind}_0.1.0.json").read_text())
+    index |= {name: old[name] for name in ("_class_name", "refiner", "visual_tokenizer", "sampler")}
+    (tmp_path / "model/model_index.json").write_text(json.dumps(index))
+    sampler = (FOLDERS / f"{kind}_sampler_0.1.0.json").read_text()
+    (tmp_path / "model/sampler/scheduler_config.json").write_text(sampler)
+    code = (tmp_path / "model/pipeline.py").rename(tmp_path / f"{kind}_pipeline.py")
+    opened = DiffusionPipeline.from_pretrained(tmp_path / "model", custom_pipeline=str(code), trust_remote_code=True)
+    assert type(opened) is our_class
+    for again in (genrefine.load(tmp_path / "model"), our_class.from_pretrained(tmp_path / "model")):
+        expected = again(what, seed=3, num_inference_steps=2).images[0].tobytes()
+        assert opened(what, seed=3, num_inference_steps=2).images[0].tobytes() == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stock_diffusers_opens_a_snapshot_in_the_cache_of_the_hub(kind, tmp_path: Path) -> None:
+    make, our_class, _ = KINDS[kind]
+    make().save_pretrained(tmp_path / "model")
     put_into_hub_cache(tmp_path / "model", tmp_path / "cache")
     where = {"cache_dir": tmp_path / "cache", "local_files_only": True}
     opened = DiffusionPipeline.from_pretrained("org/name", trust_remote_code=True, **where)
-    assert type(opened) is ClassPipeline
-    assert type(genrefine.load("org/name", **where)) is ClassPipeline
+    assert type(opened) is our_class
+    assert type(genrefine.load("org/name", **where)) is our_class
 
 
 def test_without_trust_stock_diffusers_says_what_to_do(tmp_path: Path) -> None:

@@ -66,6 +66,11 @@ class RefinementPipeline(DiffusionPipeline, LoraBaseMixin):  # type: ignore[misc
             return (registry.with_current_addresses(loaded[0]), *loaded[1:])
         return registry.with_current_addresses(loaded)
 
+    @classmethod
+    def extract_init_dict(cls, config_dict: Any, **kwargs: Any) -> Any:
+        """Tell components from settings; stock diffusers comes here with addresses of earlier versions, too."""
+        return super().extract_init_dict(registry.with_current_addresses(config_dict), **kwargs)
+
     def to_json_string(self) -> str:
         """Return the content of `model_index.json`, with the class as stock diffusers finds it; see `registry`."""
         content = json.loads(super().to_json_string())
