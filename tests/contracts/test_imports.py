@@ -17,7 +17,7 @@ PUBLIC = {
     "ClassPipeline": ["from_pretrained", "save_pretrained", "to", "refine", "decode", "class_names", "__call__"],
     "ClassRefiner": ["forward", "from_pretrained", "save_pretrained"],
     "GenrefineError": [],
-    "HBQ": ["encode", "decode", "straight_through", "num_classes", "code_channels"],
+    "HBQ": ["encode", "decode", "straight_through", "code_classes", "code_channels"],
     "RefinementSampler": ["from_pretrained", "save_pretrained", "refine"],
     "TextPipeline": ["from_pretrained", "save_pretrained", "to", "prepare", "run", "refine", "decode", "__call__"],
     "TextRefiner": ["forward", "prepare", "from_pretrained", "save_pretrained"],

@@ -30,10 +30,10 @@ def test_explicit_product_of_bfloat16_equals_the_fused_kernel(samples_in_cache, 
 def test_parts_that_stay_in_the_cache_change_no_bit(samples_in_cache, monkeypatch):
     torch.manual_seed(0)
     layer, x = SelfAttention(32, 4), torch.randn(5, 12, 32)
-    whole = layer(x, ROTATION)
+    whole, _ = layer(x, ROTATION)
     monkeypatch.setattr(attention, "CACHED_ELEMENTS", samples_in_cache * 12 * 32)
     with torch.no_grad():
-        assert torch.equal(layer(x, ROTATION), whole)
+        assert torch.equal(layer(x, ROTATION)[0], whole)
 
 
 def published_rotation(x: torch.Tensor) -> torch.Tensor:
@@ -53,10 +53,34 @@ def test_layer_equals_attention_with_pairs_rotated_in_place():
     key = published_rotation(F.rms_norm(key, (8,), layer.key_norm.weight, 1e-6))
     weights = (query @ key.mT / 8**0.5).softmax(-1)
     expected = layer.output(rearrange(weights @ value, "b h n d -> b n (h d)"))
-    torch.testing.assert_close(layer(x, ROTATION), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(layer(x, ROTATION)[0], expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_layer_keeps_the_dtype_it_runs_in(dtype):
     layer = SelfAttention(32, 4).to(dtype)
-    assert layer(torch.zeros(1, 12, 32, dtype=dtype), ROTATION).dtype == dtype
+    assert layer(torch.zeros(1, 12, 32, dtype=dtype), ROTATION)[0].dtype == dtype
+
+
+def test_weights_apart_and_shared_heads_are_the_fused_matrix_with_rows_repeated():
+    torch.manual_seed(0)
+    apart, fused = SelfAttention(32, 4, num_kv_heads=2, is_fused=False), SelfAttention(32, 4)
+    x = torch.randn(2, 12, 32)
+    with torch.no_grad():
+        key, value = (
+            layer.weight.unflatten(0, (2, 8)).repeat_interleave(2, dim=0).flatten(0, 1)
+            for layer in (apart.key, apart.value)
+        )
+        fused.query_key_value.weight.copy_(torch.cat([apart.query.weight, key, value]))
+        fused.query_key_value.bias.zero_()
+        fused.output.weight.copy_(apart.output.weight)
+        fused.output.bias.zero_()
+    got, (keys, values) = apart(x, ROTATION)
+    expected, (all_keys, all_values) = fused(x, ROTATION)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(keys.repeat_interleave(2, dim=1), all_keys)
+    torch.testing.assert_close(values.repeat_interleave(2, dim=1), all_values)
+    assert sorted(apart.state_dict()) == [
+        *("key.weight", "key_norm.weight", "output.weight"),
+        *("query.weight", "query_norm.weight", "value.weight"),
+    ]

@@ -41,3 +41,15 @@ def test_swiglu_reads_the_gate_from_the_first_half():
     layer, x = SwiGLU(4, 5), torch.randn(3, 4, generator=GENERATOR)
     both = layer.gate_and_value(x)
     torch.testing.assert_close(layer(x), layer.output(F.silu(both[:, :5]) * both[:, 5:]))
+
+
+def test_swiglu_with_weights_apart_is_the_fused_one_without_biases():
+    apart, fused = SwiGLU(4, 5, is_fused=False), SwiGLU(4, 5)
+    x = torch.randn(3, 4, generator=GENERATOR)
+    with torch.no_grad():
+        fused.gate_and_value.weight.copy_(torch.cat([apart.gate.weight, apart.value.weight]))
+        fused.output.weight.copy_(apart.output.weight)
+        fused.gate_and_value.bias.zero_()
+        fused.output.bias.zero_()
+    torch.testing.assert_close(apart(x), fused(x))
+    assert sorted(apart.state_dict()) == ["gate.weight", "output.weight", "value.weight"]

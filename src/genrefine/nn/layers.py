@@ -2,8 +2,7 @@
 
     RMSNorm(x)        = x / sqrt(mean(x^2) + eps) * weight
     modulate(x, s, g) = x * (1 + g) + s                 adaLN: shift s and scale g come from the condition
-    SwiGLU(x)         = W_3 (silu(W_1 x) * W_2 x)       W_1 and W_2 stored as one matrix, gate first, with biases
-    GatedMLP(x)       the same without biases, W_1 and W_2 apart, as the text networks store it
+    SwiGLU(x)         = W_3 (silu(W_1 x) * W_2 x)
 
 Norm statistics are float32 in any precision; results go back to the dtype of the input. Written as plain expressions,
 which a compiler fuses into one pass (Zhang & Sennrich 2019; Shazeer 2020; Peebles & Xie 2023).
@@ -82,26 +81,25 @@ class SampleLinear(nn.Linear):
 
 
 class SwiGLU(nn.Module):
-    """Map tokens through a gated hidden layer."""
+    """Map tokens through a gated hidden layer.
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    Args:
+        dim: channels of a token.
+        hidden: hidden channels.
+        is_fused: keep W_1 and W_2 as one matrix, gate first, with biases, as the class networks do; else as two
+            without, as the text networks do.
+    """
+
+    def __init__(self, dim: int, hidden: int, is_fused: bool = True) -> None:
         super().__init__()
-        self.gate_and_value = nn.Linear(dim, 2 * hidden)
-        self.output = nn.Linear(hidden, dim)
+        if is_fused:
+            self.gate_and_value = nn.Linear(dim, 2 * hidden)
+        else:
+            self.gate = nn.Linear(dim, hidden, bias=False)
+            self.value = nn.Linear(dim, hidden, bias=False)
+        self.output = nn.Linear(hidden, dim, bias=is_fused)
+        self.is_fused = is_fused
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-        gate, value = self.gate_and_value(x).chunk(2, dim=-1)
+        gate, value = self.gate_and_value(x).chunk(2, dim=-1) if self.is_fused else (self.gate(x), self.value(x))
         return self.output(F.silu(gate) * value)
-
-
-class GatedMLP(nn.Module):
-    """Map tokens through a gated hidden layer without biases."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.gate = nn.Linear(dim, hidden, bias=False)
-        self.value = nn.Linear(dim, hidden, bias=False)
-        self.output = nn.Linear(hidden, dim, bias=False)
-
-    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-        return self.output(F.silu(self.gate(x)) * self.value(x))

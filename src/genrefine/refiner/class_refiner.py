@@ -68,7 +68,8 @@ class RefinerBlock(nn.Module):
     ) -> Float[Tensor, "batch tokens width"]:
         modulation = batch_invariant(self.modulation, activated, self.training)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.chunk(6, dim=-1)
-        x = torch.addcmul(x, gate_a[:, None], self.attention(self.attention_norm(x, shift_a, scale_a), rotation))
+        mixed, _ = self.attention(self.attention_norm(x, shift_a, scale_a), rotation)
+        x = torch.addcmul(x, gate_a[:, None], mixed)
         return torch.addcmul(x, gate_m[:, None], self.mlp(self.mlp_norm(x, shift_m, scale_m)))
 
 

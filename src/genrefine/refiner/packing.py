@@ -153,7 +153,7 @@ class PackedAttention:
                     torch.cat([layer[group.rows, :, : group.num_remembered], own], dim=2)
                     for layer, own in zip(cache, (own_key, own_value), strict=True)
                 )
-            output = attend(own_query, *_for_all_heads(own_key, own_value, query.shape[0]))
+            output = attend(own_query, own_key, own_value)
             outputs.append(rearrange(output, "segments heads n d -> heads (segments n) d"))
         return torch.cat(outputs, dim=1)[:, self.inverse]
 
@@ -190,7 +190,6 @@ class PaddedAttention:
                 torch.cat([layer[self.rows, :, : self.num_remembered], own], dim=2)
                 for layer, own in zip(cache, (own_key, own_value), strict=True)
             )
-        own_key, own_value = _for_all_heads(own_key, own_value, query.shape[0])
         output = attend(own_query, own_key, own_value, self.mask)
         return rearrange(output, "segments heads n d -> heads (segments n) d")
 
@@ -312,11 +311,3 @@ def _padded(
 
 def _first(counts: Tensor, length: int) -> Bool[Tensor, "segments length"]:
     return torch.arange(length, device="cpu") < counts[:, None]
-
-
-def _for_all_heads(key: Tensor, value: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
-    """Give every query head the key and value head of its group; consecutive query heads share one."""
-    if key.shape[1] == num_heads:
-        return key, value
-    repeats = num_heads // key.shape[1]
-    return key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)

@@ -29,12 +29,13 @@ from torch.nn import functional as F
 
 from genrefine.conditioning.text_condition import PrefixCache, Prompts, TextCondition
 from genrefine.errors import GenrefineError, refuse_unknown_settings
+from genrefine.nn.attention import KeysAndValues
 from genrefine.nn.embeddings import ScalarEmbedding
 from genrefine.refiner.adapter import AdaptableRefiner
 from genrefine.refiner.checks import check_codes, check_text_condition
 from genrefine.refiner.packing import CachedPrompts, LayerCache, PackedLayout, Segment, aligned, pack_sequence
 from genrefine.refiner.positions import SIGNAL_POSITION
-from genrefine.refiner.text_blocks import KeysAndValues, TextRefinerBlock, TextRefinerHead
+from genrefine.refiner.text_blocks import TextRefinerBlock, TextRefinerHead
 
 ATTENTION_LAYOUTS = ("joint", "prefix")
 
