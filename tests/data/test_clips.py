@@ -141,7 +141,7 @@ def test_broken_and_short_films_stop_or_are_left_out_and_named(folder: Path, cap
         source = ClipSource(folder, on_error="skip", **SMALL)
     assert source.names == ["jump/a.mp4", "run/d.gif"]
     assert list(source.skipped) == ["jump/b.webp", "run/c.webm"]
-    assert caplog.messages == ["skipped 2 of 4 unreadable clips: jump/b.webp, run/c.webm"]
+    assert caplog.messages[2:] == ["skipped 2 of 4 unreadable clips: jump/b.webp, run/c.webm"]
     held = ClipSource(folder, on_error="skip", short="hold", **SMALL)
     assert numbers_of(held.frames(1)) == [0, 1, 2, 2, 2]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from genrefine.data.clip_decoding import ClipDecoder
 from genrefine.data.decoding import MAX_PIXELS
-from genrefine.data.listing import CLIPS
+from genrefine.data.folder import CLIPS
 from genrefine.data.source import Source, Values
 
 

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from genrefine.data.buckets import Buckets
 from genrefine.data.decoding import MAX_PIXELS, PictureDecoder
-from genrefine.data.listing import PICTURES
+from genrefine.data.folder import PICTURES
 from genrefine.data.source import Source, Values
 
 

@@ -1,48 +1,29 @@
-"""Find the pictures or clips of a data set without decoding them: folders, `metadata.jsonl`, tables, tar shards.
+"""Find the pictures or clips of a data set without decoding them: folders (`folder`), tables, tar shards.
 
 A `Listing` has one `name` per item, `columns` of further values (labels, styles, captions...) and `read(i)`, the
-encoded item. Folders are listed in sorted order; an item's class is the folder it lies in, relative to the root. Tables
-are parquet files, what `datasets` saved, data sets of the Hub, and webdataset shards: `.tar` files in which neighbors
-of one name make one item (`0001.jpg`, `0001.txt`, `0001.json`). A field of a nested column has a dotted name,
-`json.caption`.
+encoded item. Tables are parquet files, what `datasets` saved, data sets of the Hub, and webdataset shards: `.tar` files
+in which neighbors of one name make one item (`0001.jpg`, `0001.txt`, `0001.json`). A field of a nested column has a
+dotted name, `json.caption`.
 """
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from genrefine.data.folder import Kind, LeftOut, list_folder, walk
 from genrefine.errors import GenrefineError
-
-LABEL_COLUMNS = ("class_name", "label")
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a source reads.
-
-    Args:
-        singular, plural: its names in messages.
-        suffixes: of its files, lower case.
-    """
-
-    singular: str
-    plural: str
-    suffixes: frozenset[str]
-
-
-MOVING_PICTURES = (".gif", ".webp")
-STILL_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2")
-VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ts", ".ogv", ".wmv", ".flv", ".apng")
-PICTURES = Kind("picture", "pictures", frozenset(STILL_PICTURES + MOVING_PICTURES))
-CLIPS = Kind("clip", "clips", frozenset(VIDEOS + MOVING_PICTURES))
 
 
 @runtime_checkable
 class Listing(Protocol):
     """Pictures or clips that can be read one by one."""
+
+    @property
+    def left_out(self) -> LeftOut:
+        """Return what was found and is not used, by reason."""
+        ...
 
     @property
     def names(self) -> Sequence[str]:
@@ -64,28 +45,6 @@ class Listing(Protocol):
 
 
 @dataclass(frozen=True)
-class FileListing:
-    """Files under one root, with columns beside them."""
-
-    root: Path
-    names: Sequence[str]
-    values: Mapping[str, Sequence[Any]]
-
-    @property
-    def columns(self) -> Sequence[str]:
-        """Return the names of the columns."""
-        return list(self.values)
-
-    def column(self, name: str) -> Sequence[Any]:
-        """Return the values of one column."""
-        return self.values[name]
-
-    def read(self, index: int) -> Path | bytes:
-        """Return the path of one item."""
-        return self.root / self.names[index]
-
-
-@dataclass(frozen=True)
 class TableListing:
     """Rows of a `datasets.Dataset`; items stay on disk, memory-mapped.
 
@@ -100,6 +59,7 @@ class TableListing:
     items: Any
     item_column: str
     names: Sequence[str]
+    left_out: LeftOut = field(default_factory=dict)
 
     @property
     def columns(self) -> Sequence[str]:
@@ -147,10 +107,7 @@ def list_items(
     if place.is_file() and place.suffix not in (".parquet", ".tar"):
         raise GenrefineError(f"data must be a folder, a parquet file, tar shards or a data set's name; got '{path}'")
     if place.is_dir() and not _holds_table(place, kind):
-        root = place if split is None else place / split
-        if not root.is_dir():
-            raise GenrefineError(f"no split '{split}' in '{place}'; expected a subfolder of that name")
-        return _list_metadata(root) if (root / "metadata.jsonl").is_file() else _list_folder(root, kind)
+        return list_folder(place, kind, split)
     table = _load_table(path, kind, split, cache_dir)
     if item_column not in table.column_names and "__key__" in table.column_names:
         fields = [name for name in table.column_names if f".{name.rsplit('.')[-1].lower()}" in kind.suffixes]
@@ -160,37 +117,11 @@ def list_items(
 
 def _holds_table(folder: Path, kind: Kind) -> bool:
     saved = (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
-    if saved or next(folder.rglob("*.parquet"), None) is not None:
+    if saved:
         return True
+    endings = {file.suffix.lower() for file in walk(folder)}
     # An archive among loose files is no shard.
-    return next(folder.rglob("*.tar"), None) is not None and not _list_folder(folder, kind).names
-
-
-def _list_folder(root: Path, kind: Kind) -> FileListing:
-    files = sorted(p.relative_to(root) for p in root.rglob("*") if p.suffix.lower() in kind.suffixes and p.is_file())
-    visible = [file for file in files if not any(part.startswith(".") for part in file.parts)]
-    classes = [file.parent.as_posix() if len(file.parts) > 1 else root.resolve().name for file in visible]
-    return FileListing(root, [file.as_posix() for file in visible], {"class_name": classes})
-
-
-def _list_metadata(root: Path) -> FileListing:
-    rows: list[dict[str, Any]] = []
-    where = root / "metadata.jsonl"
-    for number, line in enumerate(where.read_bytes().splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            inside = (root / row["file_name"]).resolve().is_relative_to(root.resolve())
-        except (ValueError, TypeError, KeyError):
-            raise GenrefineError(f"'{where}' line {number}: expected a JSON object with 'file_name'") from None
-        if not inside:
-            raise GenrefineError(f"'{where}' line {number}: '{row['file_name']}' lies outside the folder")
-        rows.append(row)
-    columns = dict.fromkeys(key for row in rows for key in row if key != "file_name")
-    return FileListing(
-        root, [row["file_name"] for row in rows], {key: [row.get(key) for row in rows] for key in columns}
-    )
+    return ".parquet" in endings or (".tar" in endings and not endings & kind.suffixes)
 
 
 def _load_table(path: str | Path, kind: Kind, split: str | None, cache_dir: str | Path | None) -> Any:

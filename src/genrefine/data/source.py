@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from genrefine.data.listing import LABEL_COLUMNS, Kind, Listing, list_items
+from genrefine.data.folder import LABEL_COLUMNS, Kind
+from genrefine.data.listing import Listing, list_items
 from genrefine.errors import GenrefineError
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,11 @@ class Source(Dataset[tuple[Tensor, int]], ABC):
         self.skipped: dict[str, str] = {}
         self._listing = list_items(path, kind, split, item_column, cache_dir)
         if not len(self._listing.names):
-            raise GenrefineError(f"no {kind.plural} in '{path}'; give a folder or data set with at least one")
+            raise GenrefineError(
+                f"no {kind.plural} in '{path}'; give a folder or data set with at least one{_but(self.left_out)}"
+            )
+        if self.left_out:
+            logger.warning("%s", self.summary())
         self._rows = _choose_rows(self._listing, keep or {}, drop or {}, kind)
         if not self._rows:
             raise GenrefineError(f"keep and drop leave none of {len(self._listing.names)} {kind.plural} in '{path}'")
@@ -100,6 +105,17 @@ class Source(Dataset[tuple[Tensor, int]], ABC):
         """Return one further column (style, tags...), one value per item of this source."""
         values = _column(self._listing, name)
         return [values[row] for row in self._rows]
+
+    @property
+    def left_out(self) -> dict[str, list[str]]:
+        """Return the names of what was found and is not used, by reason."""
+        return self._listing.left_out
+
+    def summary(self) -> str:
+        """Say in one line what is used, and what is left out and why, with the first names."""
+        used = len(self._listing.names)
+        what = self.kind.singular if used == 1 else self.kind.plural
+        return f"'{self.path}': {used} {what} found{_but(self.left_out)}"
 
     def subset(self: SourceKind, indices: Sequence[int]) -> SourceKind:
         """Return the source of these items alone, in this order; class numbers stay as they are."""
@@ -149,6 +165,17 @@ class Source(Dataset[tuple[Tensor, int]], ABC):
         if not readable:
             raise GenrefineError(f"none of {len(self._rows)} {what} in '{self.path}' can be read; check the files")
         self._rows = readable
+
+
+def _but(left_out: Mapping[str, Sequence[str]]) -> str:
+    """Say what is left out, or nothing."""
+    parts = [
+        f"{len(names)} with {reason} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        if reason.startswith("an ending")
+        else f"{len(names)} as {reason} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for reason, names in left_out.items()
+    ]
+    return f"; left out: {'; '.join(parts)}" if parts else ""
 
 
 def _names(columns: Values | None) -> list[str]:
