@@ -184,10 +184,10 @@ def test_pictures_that_agree_take_turns_in_class_runs(
 def test_codes_of_other_pictures_sizes_or_views_are_refused(place: Path, trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained.parents[1] / "run-codes", tmp_path / "run-codes")
     changes = [
-        ({"data__only": "thing=dog"}, "with other pictures than data"),
+        ({"data__only": "thing=dog"}, "of other pictures than"),
         ({"data__size": "32"}, "with other size than data"),
         ({"flip": "true"}, "with other mirror images than"),
-        ({"data__label_column": "thing"}, "with other classes than"),
+        ({"data__label_column": "thing"}, r"of another class \("),
     ]
     for change, message in changes:
         with pytest.raises(GenrefineError, match=message):

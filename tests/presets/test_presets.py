@@ -255,5 +255,32 @@ def test_a_code_store_of_as_many_other_pictures_is_refused(pictures: Path, tmp_p
     assert len(open_codes(folder, source, tokenizer, flip=True)) == 16
     shutil.copytree(pictures, tmp_path / "others")
     (tmp_path / "others" / "day" / "0.png").rename(tmp_path / "others" / "day" / "9.png")
-    with pytest.raises(GenrefineError, match="made with other pictures"):
+    with pytest.raises(GenrefineError, match="made of other pictures"):
         open_codes(folder, ImageSource(tmp_path / "others", size=16), tokenizer, flip=True)
+
+
+@pytest.mark.parametrize("codes", ["store", "pixels"])
+def test_a_run_does_not_go_on_with_changed_pictures_and_loses_nothing(
+    codes: str, pictures: Path, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(pictures, tmp_path / "pictures")
+    settings = {**refiner_settings(tmp_path / "pictures", tokenizer_folder), "codes": codes}
+    settings |= {"training.num_steps": "2"} | ({} if codes == "store" else {"training.num_workers": "0"})
+    out = tmp_path / "run"
+    presets.get("small-class", settings).run(out)
+    before = {path: path.read_bytes() for path in out.rglob("*.safetensors")}
+    (tmp_path / "pictures/day").rename(tmp_path / "pictures/dusk")
+    message = r"changed since: pictures 4 added \(dusk/0.png, .*, 4 missing \(day/0.png, .*begin another one"
+    with pytest.raises(GenrefineError, match=message):
+        presets.get("small-class", settings).run(out)
+    (tmp_path / "pictures/dusk").rename(tmp_path / "pictures/day")
+    Image.new("RGB", (16, 16), "lime").save(tmp_path / "pictures/day/0.png")
+    with pytest.raises(GenrefineError, match=r"pictures 1 replaced \(day/0.png\)"):
+        presets.get("small-class", settings).run(out)
+    shutil.rmtree(out)  # what was derived is left, and noticed
+    if codes == "store":
+        with pytest.raises(GenrefineError, match=r"run-codes' was made of other pictures .*1 replaced \(day/0.png\)"):
+            presets.get("small-class", settings).run(out)
+        return
+    presets.get("small-class", settings).run(out)
+    assert {path.name for path in before} == {path.name for path in out.rglob("*.safetensors")}

@@ -82,7 +82,7 @@ class ClipSource(Source):
 
     def frames(self, index: int) -> list[Image.Image]:
         """Return one clip as RGB pictures, flattened, cropped and resized."""
-        return self.decoder.frames(*self._encoded(index))
+        return self.decoder.frames(self.encoded(index), self.names[index])
 
     def _decode(self, encoded: Path | bytes, name: str) -> Float[Tensor, "3 frames height width"]:
         return self.decoder.pixels(encoded, name)

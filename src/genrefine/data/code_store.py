@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from genrefine.data.record import DataRecord
 from genrefine.data.source import Source
-from genrefine.data.store_files import StoreIndex, check_hashes, check_sizes, new_store, read_index
+from genrefine.data.store_files import DATA, StoreIndex, check_hashes, check_sizes, new_store, read_index
 from genrefine.errors import GenrefineError
 from genrefine.hbq import HBQ, Layout, pack_bits, unpack_bits
 
@@ -128,6 +129,7 @@ class CodeStore(Dataset[tuple[Tensor, int]]):
                 code_shape=(channels, t, h, w),
                 views=2 if flips else 1,
                 class_names=source.class_names,
+                data=DataRecord.of(source).to_json(),
             )
         return cls.open(path)
 
@@ -211,6 +213,12 @@ class CodeStore(Dataset[tuple[Tensor, int]]):
         """Name of every picture; item ``i`` shows picture ``i // views``."""
         names: list[str] = json.loads((self.path / "names.json").read_bytes())
         return names
+
+    @cached_property
+    def data(self) -> DataRecord | None:
+        """What the codes were made of; None for a store of version 0.1.0."""
+        path = self.path / DATA
+        return DataRecord.from_json(path.read_bytes()) if path.is_file() else None
 
     @property
     def views(self) -> int:

@@ -73,6 +73,14 @@ class FileListing:
         """Return the path of one item."""
         return self.root / self.names[index]
 
+    def stamp(self, index: int) -> str:
+        """Return size and time of one file."""
+        try:
+            found = (self.root / self.names[index]).stat()
+        except OSError:
+            return ""
+        return f"{found.st_size} {found.st_mtime_ns}"
+
 
 def list_folder(place: Path, kind: Kind, split: str | None) -> FileListing:
     """List the pictures or clips of a folder.

@@ -74,11 +74,11 @@ class ImageSource(Source):
 
     def picture(self, index: int) -> Image.Image:
         """Return one picture as RGB, upright, flattened, cropped and resized."""
-        return self.decoder.picture(*self._encoded(index))
+        return self.decoder.picture(self.encoded(index), self.names[index])
 
     def original_size(self, index: int) -> tuple[int, int]:
         """Return height and width of one picture as it is stored, upright, see `PictureDecoder.original_size`."""
-        return self.decoder.original_size(*self._encoded(index))
+        return self.decoder.original_size(self.encoded(index), self.names[index])
 
     def by_bucket(self, buckets: Buckets, budget: str) -> dict[tuple[int, int], "ImageSource"]:
         """Return the pictures of every bucket that has any, resized to cover it and cropped around their center.

@@ -43,6 +43,10 @@ class Listing(Protocol):
         """Return one encoded item."""
         ...
 
+    def stamp(self, index: int) -> str:
+        """Return what changes when an item is written anew; empty if nothing is known."""
+        ...
+
 
 @dataclass(frozen=True)
 class TableListing:
@@ -85,6 +89,10 @@ class TableListing:
         if cell is None or (cell["bytes"] is None and cell["path"] is None):
             return b""
         return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"])
+
+    def stamp(self, index: int) -> str:
+        """Return the name that `datasets` gives to the content of the table."""
+        return str(getattr(self.items, "_fingerprint", ""))
 
 
 def list_items(

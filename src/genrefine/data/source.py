@@ -49,6 +49,8 @@ class Source(Dataset[tuple[Tensor, int]], ABC):
         GenrefineError: nothing there, no item left, an unknown split, column or class, or an item without a caption.
     """
 
+    decoder: Any
+
     def __init__(
         self,
         path: str | Path,
@@ -99,7 +101,7 @@ class Source(Dataset[tuple[Tensor, int]], ABC):
         Raises:
             GenrefineError: the item cannot be read.
         """
-        return self._decode(*self._encoded(index)), self.labels[index]
+        return self._decode(self.encoded(index), self.names[index]), self.labels[index]
 
     def column(self, name: str) -> list[Any]:
         """Return one further column (style, tags...), one value per item of this source."""
@@ -126,13 +128,17 @@ class Source(Dataset[tuple[Tensor, int]], ABC):
         part.captions = [self.captions[index] for index in indices] if self.captions else []
         return part
 
+    def encoded(self, index: int) -> Path | bytes:
+        """Return one item as it is stored: its path, or its bytes."""
+        return self._listing.read(self._rows[index])
+
+    def stamp(self, index: int) -> str:
+        """Return what changes when an item is written anew; empty if nothing is known."""
+        return self._listing.stamp(self._rows[index])
+
     @abstractmethod
     def _decode(self, encoded: Path | bytes, name: str) -> Float[Tensor, "3 frames height width"]:
         """Turn an encoded item into pixels."""
-
-    def _encoded(self, index: int) -> tuple[Path | bytes, str]:
-        row = self._rows[index]
-        return self._listing.read(row), self._listing.names[row]
 
     def _captions(self, columns: Sequence[Sequence[Any]], names: Values | None) -> list[tuple[str, ...]]:
         found = []

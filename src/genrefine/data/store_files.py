@@ -3,6 +3,7 @@
     codes-00000.bin ...   items one after the other, `bytes_per_item` each; every file but the last holds `shard_items`
     labels.bin            one little-endian int32 per picture
     names.json            one name per picture
+    data.json             what they were made of, see `record`; stores of version 0.1.0 have none
     index.json            what the codes are, size and SHA-256 of every other file, and its own SHA-256
 
 The index is written last, everything goes to a temporary neighbor of the folder, and one rename makes the store appear.
@@ -25,6 +26,7 @@ from genrefine.hbq import Layout
 
 FORMAT = "genrefine code store"
 VERSION = 1
+DATA = "data.json"
 
 
 @dataclass(frozen=True)
@@ -183,12 +185,15 @@ class StoreWriter:
         code_shape: tuple[int, int, int, int],
         views: int,
         class_names: Sequence[str],
+        data: str = "",
     ) -> None:
-        """Write labels, names and, last, the index."""
+        """Write labels, names, the record of the data and, last, the index."""
         if self._stream is not None:
             self._close_shard()
         self._write("labels.bin", np.asarray(labels, dtype="<i4").tobytes())
         self._write("names.json", json.dumps(list(names)).encode())
+        if data:
+            self._write(DATA, data.encode())
         index = StoreIndex(
             tokenizer_fingerprint=tokenizer_fingerprint,
             rounds=rounds,

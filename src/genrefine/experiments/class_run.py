@@ -16,6 +16,7 @@ from genrefine.experiments.sources import (
     describe,
     finish,
     groups,
+    keep_data,
     load_tokenizer,
     open_codes,
     open_source,
@@ -37,6 +38,7 @@ def train_class_refiner(settings: RefinerRun, out: Path, name: str) -> Path:
     require_squares(settings)
     tokenizer = load_tokenizer(settings.tokenizer, settings.rounds)
     source = open_source(settings.data)
+    keep_data(out, [source])
     _, height, width = tokenizer.grid(1, settings.data.size, settings.data.size)
     torch.manual_seed(settings.training.seed)
     refiner = ClassRefiner(

@@ -13,6 +13,8 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from genrefine.data import ClipSource, CodeStore, ImageSource
+from genrefine.data.record import DataRecord, require_same_data
+from genrefine.data.store_files import DATA
 from genrefine.errors import GenrefineError
 from genrefine.experiments.settings import (
     ClipSettings,
@@ -74,20 +76,49 @@ def open_codes(folder: Path, source: ImageSource | ClipSource, tokenizer: Visual
     state.wait_for_everyone()
     store = CodeStore.open(folder, tokenizer.fingerprint())
     _, frames, height, width = source[0][0].shape
-    found = {
-        "pictures": (store.names, list(source.names)),
-        "classes": (list(store.class_names), list(source.class_names)),
-        "labels": (store.labels[:: store.views].tolist(), list(source.labels)),
-        "mirror images": (store.views == 2, flip),
-        "size": (store.code_shape[1:], tokenizer.grid(frames, height, width)),
-    }
+    _require_same(
+        folder,
+        {
+            "mirror images": (store.views == 2, flip),
+            "size": (store.code_shape[1:], tokenizer.grid(frames, height, width)),
+        },
+    )
+    if store.data is not None and (changed := store.data.changes(DataRecord.of(source, store.data))):
+        raise GenrefineError(
+            f"code store '{folder}' was made of other {source.kind.plural} than '{source.path}' holds now: {changed}; "
+            "give them back as they were, or remove the store to encode them anew"
+        )
+    _require_same(
+        folder,
+        {
+            "pictures": (store.names, list(source.names)),
+            "classes": (list(store.class_names), list(source.class_names)),
+            "labels": (store.labels[:: store.views].tolist(), list(source.labels)),
+        },
+    )
+    return store
+
+
+def _require_same(folder: Path, found: dict[str, tuple[Any, Any]]) -> None:
     wrong = [what for what, (own, expected) in found.items() if own != expected]
     if wrong:
         raise GenrefineError(
             f"code store '{folder}' was made with other {wrong[0]} than data.* and clips.* ask for; "
             "remove it, or give the settings it was made with"
         )
-    return store
+
+
+def keep_data(out: Path, sources: Sequence[ImageSource | ClipSource]) -> None:
+    """Refuse to continue a run on data that has changed since it began.
+
+    Raises:
+        GenrefineError: says what changed.
+    """
+    state = PartialState()
+    if state.is_main_process:
+        advice = "give it back as it was to continue the run, or begin another one with another --out"
+        require_same_data(out / DATA, sources, advice)
+    state.wait_for_everyone()
 
 
 def groups(source: ImageSource, data: DataSettings, views: int = 1) -> list[list[int]] | None:

@@ -17,7 +17,15 @@ from genrefine.corruption import LogitNormalSignal
 from genrefine.data.text_store import FILE, TextStore, encoder_fingerprint, table_of
 from genrefine.errors import GenrefineError
 from genrefine.experiments.settings import TextRun
-from genrefine.experiments.sources import describe, finish, load_tokenizer, open_clips, open_source, start_refiner
+from genrefine.experiments.sources import (
+    describe,
+    finish,
+    keep_data,
+    load_tokenizer,
+    open_clips,
+    open_source,
+    start_refiner,
+)
 from genrefine.experiments.text_samples import TextPart, open_parts
 from genrefine.files import write_atomically
 from genrefine.media.pixels import to_pil
@@ -48,6 +56,7 @@ def train_text_refiner(settings: TextRun, out: Path, name: str) -> Path:
     tokenizer = load_tokenizer(settings.tokenizer, settings.rounds)
     encoder = TextEncoder.from_pretrained(settings.text_encoder, settings.max_tokens)
     parts = open_parts(settings, tokenizer, out)
+    keep_data(out, [part.source for part in parts])
     captions = [caption for part in parts for group in part.source.captions for caption in group]
     texts = _texts(out.with_name(out.name + "-text"), encoder, captions)
     torch.manual_seed(settings.training.seed)

@@ -16,6 +16,7 @@ from genrefine.experiments.sources import (
     describe,
     finish,
     groups,
+    keep_data,
     open_clips,
     open_source,
     require_squares,
@@ -39,6 +40,8 @@ def train_tokenizer(settings: TokenizerRun, out: Path, name: str) -> Path:
     if settings.loss.motion and not settings.clips.source:
         raise GenrefineError("loss.motion weighs the motion of clips; name them by clips.source, or set it to 0")
     source = open_source(settings.data)
+    moving = open_clips(settings.clips) if settings.clips.source else None
+    keep_data(out, [source] if moving is None else [source, moving])
     shown = _shown(open_source(settings.data, settings.data.heldout) if settings.data.heldout else source)
     torch.manual_seed(settings.training.seed)  # initial weights; nothing else draws from the global generator
     tokenizer = build_tokenizer(settings.tokenizer)
@@ -46,7 +49,7 @@ def train_tokenizer(settings: TokenizerRun, out: Path, name: str) -> Path:
     loss = settings.loss
     task = TokenizerTask(
         tokenizer,
-        _tokenizer_data(settings, source, tokenizer),
+        _tokenizer_data(settings, source, moving, tokenizer),
         shown,
         rounds=loss.rounds or (settings.tokenizer.rounds,),
         pixel_weight=loss.pixel,
@@ -82,13 +85,14 @@ class InMemory(Dataset[Tensor]):
         return self.frames[index].float() / 127.5 - 1
 
 
-def _tokenizer_data(settings: TokenizerRun, source: ImageSource, tokenizer: VisualTokenizer) -> Dataset[Tensor]:
+def _tokenizer_data(
+    settings: TokenizerRun, source: ImageSource, moving: ClipSource | None, tokenizer: VisualTokenizer
+) -> Dataset[Tensor]:
     """Return pictures, or pictures and clips in batches of their own."""
     stills, clips, batch = _pixels(source, settings.data.size, 1), settings.clips, settings.training.batch_size
-    if not clips.source:
+    if moving is None:
         return balanced(stills, source, settings.data)
     tokenizer.grid(clips.num_frames, clips.size, clips.size)
-    moving = open_clips(clips)
     clip_batch = clips.batch_size or max(1, round(batch / clips.num_frames * (settings.data.size / clips.size) ** 2))
     parts = settings.training.gradient_accumulation
     if clip_batch % parts:

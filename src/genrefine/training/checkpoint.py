@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from genrefine.data.store_files import DATA
 from genrefine.errors import GenrefineError
 from genrefine.files import flush, sha256_of, write_atomically
 from genrefine.training.averages import forget_pickle, load_averages, save_averages
@@ -52,7 +53,7 @@ def claim(out: Path, run: Mapping[str, Any]) -> FileLock:
                     f"{out} holds a run with other settings ({', '.join(differing)}); "
                     "give the same settings to continue it, or another folder"
                 )
-        elif any(path.name != LOCK for path in out.iterdir()):
+        elif any(path.name not in (LOCK, DATA) for path in out.iterdir()):
             raise GenrefineError(f"{out} holds files but no run.json; give an empty folder or that of an earlier run")
         lock.acquire()
         write_atomically(record, text.encode())
