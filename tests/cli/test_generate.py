@@ -158,3 +158,27 @@ def test_shipped_models_are_found_by_name(genrefine, model, monkeypatch):
     assert genrefine("generate", "--model", "tiny", "--list-classes").out.splitlines() == CLASS_NAMES
     with pytest.raises(ValueError, match="no shipped model 'huge'; expected one of: tiny"):
         zoo.load("huge")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-o", "x.webm"], "'x.webm' has an ending that is not written; expected .png, or a folder"),
+        (["-o", "run.v1"], "has an ending that is not written"),
+        (["-o", "-"], "not to standard output"),
+        (["-o", "a.png", "--json", "a.png"], "--output and --json both write 'a.png'"),
+        (["-o", "a.png", "--json", "./b", "--film", "a.webp", "--json", "a.webp"], "--json and --film both write"),
+    ],
+)
+def test_an_output_that_cannot_be_meant_is_refused_before_anything_is_drawn(genrefine, model, words, message):
+    answer = genrefine("generate", "--model", model, "--class-label", 0, *words)
+    assert answer.code == 2
+    assert message in answer.err
+    assert answer.err.count("\n") == 1
+    assert not [path for path in Path().iterdir() if path.suffix in (".png", ".webp", ".webm", ".json")]
+
+
+def test_an_existing_folder_may_have_a_dot_in_its_name(genrefine, model):
+    Path("run.v1").mkdir()
+    assert genrefine("generate", "--model", model, "--class-label", 0, "--seed", 1, "-o", "run.v1").code == 0
+    assert [path.suffix for path in Path("run.v1").iterdir()] == [".png"]

@@ -102,3 +102,18 @@ def test_an_interrupt_of_the_real_program_ends_in_one_line_and_130(tmp_path):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (130, "genrefine describe: interrupted\n")
+
+
+@pytest.mark.parametrize("closing", ["", " >&-", " 2>&-", " >&- 2>&-"])
+def test_a_narrow_or_closed_terminal_does_not_end_a_command(closing):
+    line = "say('a red heart \u2764, \u7ea2\u5fc3')"
+    program = f"import genrefine.cli as cli; cli._prepare_streams(); from genrefine.cli.answers import say; {line}"
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$0" -c "$1"{closing}', sys.executable, program],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"},
+    )
+    assert done.returncode == 0, done.stderr
+    if ">&-" not in closing.replace("2>&-", ""):
+        assert done.stdout == b"a red heart \\u2764, \\u7ea2\\u5fc3\n"

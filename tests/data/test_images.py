@@ -168,6 +168,23 @@ def test_tar_shards_give_pictures_texts_and_json(tmp_path: Path):
     assert {path: path.read_bytes() for path in shards.iterdir()} == before
 
 
+def test_shards_of_different_endings_are_read_together(tmp_path: Path):
+    def jpeg(color: str) -> bytes:
+        content = io.BytesIO()
+        Image.new("RGB", (8, 8), color).save(content, "JPEG", quality=100, subsampling=0)
+        return content.getvalue()
+
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    write_shard(shards / "0.tar", {"a": {"jpg": jpeg("red"), "txt": b"one"}, "b": {"jpg": jpeg("lime"), "txt": b"two"}})
+    write_shard(shards / "1.tar", {"c": {"png": png("blue"), "txt": b"three"}})
+    source = ImageSource(shards, caption_column="txt", cache_dir=tmp_path / "cache")
+    assert source.names == ["a.jpg", "b.jpg", "c.png"]
+    assert source.captions == [("one",), ("two",), ("three",)]
+    shades = [source.picture(index).getpixel((4, 4)) for index in range(3)]
+    assert [max(range(3), key=shade.__getitem__) for shade in shades] == [0, 1, 2]
+
+
 def test_an_archive_among_pictures_is_no_shard(folder: Path):
     write_shard(folder / "backup.tar", {"0": {"png": png("red")}})
     assert ImageSource(folder).names == sorted(PLACES)

@@ -286,3 +286,9 @@ def test_a_request_of_clips_with_first_frames_can_be_run_in_parts(text_pipe):
     assert torch.equal(whole.codes, torch.cat([part.codes for part in parts]))
     assert whole.prompts == ["dog", "cat", "dog"]
     assert [len(part.prompts) for part in parts] == [1, 2]
+
+
+@pytest.mark.parametrize("size", [{"height": 2**20, "width": 2**20}, {"num_frames": 2**21 + 1}], ids=str)
+def test_a_size_that_cannot_be_meant_is_refused_at_once(text_pipe, size):
+    with pytest.raises(GenrefineError, match=r"may have 1,048,576 positions of codes; got [\d,]+ .* GB; ask for less"):
+        text_pipe.prepare("dog", **size)

@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: words after `genrefine`; default is those of the process.
     """
+    _prepare_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb, debug = "", False
     try:
@@ -57,6 +58,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _end(verb, error)
     return 0
+
+
+def _prepare_streams() -> None:
+    """Let no line end a command after its work is done: a closed stream takes it, a narrow encoding gets escapes."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the caller, `>&-`
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (for the whole process)
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _end(verb: str, error: BaseException) -> int:

@@ -19,7 +19,7 @@ from genrefine.cli.options import (
     add_sampling_options,
     sampling_of,
 )
-from genrefine.cli.sample_files import Samples, default_output, notices, require_output, save
+from genrefine.cli.sample_files import Samples, default_output, notices, require_apart, require_output, save
 from genrefine.errors import GenrefineError
 from genrefine.sampling.options import OPTIONS
 
@@ -187,6 +187,7 @@ def _check(options: argparse.Namespace) -> None:
         raise GenrefineError("the prompt is empty; say what to make, or give no prompt at all for anything")
     if options.film:
         require_animation_path(options.film)
+    require_apart(output=options.output, json=options.json, film=options.film)
     if options.output is not None:
         require_output(options.output, _frames(options) > 1)
     for path in (options.film, options.json):

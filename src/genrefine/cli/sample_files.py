@@ -64,14 +64,36 @@ def require_output(output: Path, is_clip: bool) -> None:
     from genrefine.files import require_writable, require_writable_folder
 
     suffix = output.suffix.lower()
+    if str(output) == "-":
+        raise GenrefineError("samples are written to files, not to standard output; give -o FILE or -o FOLDER")
     if is_clip and suffix in _PICTURE_SUFFIXES:
         raise GenrefineError(f"a clip is written as .mp4, .webp or .gif, or into a folder; got '{output}'")
     if not is_clip and suffix != ".png" and suffix in (*_PICTURE_SUFFIXES, *CLIP_SUFFIXES):
         raise GenrefineError(f"pictures are written as .png, which keeps settings and pixels; got '{output}'")
     if suffix in (".png", *CLIP_SUFFIXES):
         require_writable(output)
+    elif suffix and not output.is_dir():
+        kinds = ".mp4, .webp or .gif" if is_clip else ".png"
+        raise GenrefineError(
+            f"'{output}' has an ending that is not written; expected {kinds}, or a folder: a new one with a dot in its "
+            "name is made first (mkdir)"
+        )
     else:
         require_writable_folder(output)
+
+
+def require_apart(**outputs: Path | None) -> None:
+    """Refuse two outputs of one command that are the same file.
+
+    Raises:
+        GenrefineError: names the two options.
+    """
+    seen: dict[Path, str] = {}
+    for option, path in outputs.items():
+        if path is not None:
+            first = seen.setdefault(path.resolve(), option)
+            if first != option:
+                raise GenrefineError(f"--{first} and --{option} both write '{path}'; give each a file of its own")
 
 
 def default_output(name: str, seed: int, is_clip: bool) -> Path:

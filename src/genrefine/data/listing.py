@@ -6,6 +6,7 @@ in which neighbors of one name make one item (`0001.jpg`, `0001.txt`, `0001.json
 dotted name, `json.caption`.
 """
 
+import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -116,11 +117,45 @@ def list_items(
         raise GenrefineError(f"data must be a folder, a parquet file, tar shards or a data set's name; got '{path}'")
     if place.is_dir() and not _holds_table(place, kind):
         return list_folder(place, kind, split)
-    table = _load_table(path, kind, split, cache_dir)
-    if item_column not in table.column_names and "__key__" in table.column_names:
-        fields = [name for name in table.column_names if f".{name.rsplit('.')[-1].lower()}" in kind.suffixes]
-        item_column = fields[0] if fields else item_column
-    return _list_table(table, kind, item_column, str(path))
+    shards = _shards_by_field(place, kind)
+    tables = [_load_table(path, kind, split, cache_dir, shards[field]) for field in shards] or [
+        _load_table(path, kind, split, cache_dir)
+    ]
+    fields = [_item_field(table, kind, item_column) for table in tables]
+    # `datasets` reads the fields of the first shard from all: shards of .jpg and of .png are read apart, then joined.
+    renamed = [
+        table if field == fields[0] else table.rename_column(field, fields[0])
+        for table, field in zip(tables, fields, strict=True)
+    ]
+    joined = renamed[0] if len(renamed) == 1 else _datasets().concatenate_datasets(renamed)
+    return _list_table(joined, kind, fields[0], str(path))
+
+
+def _item_field(table: Any, kind: Kind, item_column: str) -> str:
+    """Return the column of the items: as asked, or in tar shards the first that holds such files."""
+    if item_column in table.column_names or "__key__" not in table.column_names:
+        return item_column
+    fields = [name for name in table.column_names if f".{name.rsplit('.')[-1].lower()}" in kind.suffixes]
+    return fields[0] if fields else item_column
+
+
+def _shards_by_field(place: Path, kind: Kind) -> dict[str, list[str]]:
+    """Return the tar shards of a folder by the ending of their items; nothing where all have the same."""
+    found: dict[str, list[str]] = {}
+    if place.is_dir() and not (place / "state.json").is_file() and not (place / "dataset_dict.json").is_file():
+        for shard in sorted(file for file in walk(place) if file.suffix.lower() == ".tar"):
+            found.setdefault(_first_ending(place / shard, kind), []).append(str(place / shard))
+    return found if len(found) > 1 else {}
+
+
+def _first_ending(shard: Path, kind: Kind) -> str:
+    """Return the ending of the first item in a tar file."""
+    try:
+        with tarfile.open(shard) as members:
+            endings = (Path(member.name).suffix.lower() for member in members)
+            return next((ending for ending in endings if ending in kind.suffixes), "")
+    except (tarfile.TarError, OSError) as error:
+        raise GenrefineError(f"'{shard}' is no tar file that can be read ({error}); fetch it again") from error
 
 
 def _holds_table(folder: Path, kind: Kind) -> bool:
@@ -132,11 +167,15 @@ def _holds_table(folder: Path, kind: Kind) -> bool:
     return ".parquet" in endings or (".tar" in endings and not endings & kind.suffixes)
 
 
-def _load_table(path: str | Path, kind: Kind, split: str | None, cache_dir: str | Path | None) -> Any:
+def _load_table(
+    path: str | Path, kind: Kind, split: str | None, cache_dir: str | Path | None, shards: Sequence[str] = ()
+) -> Any:
     datasets, place, cache = _datasets(), Path(path), None if cache_dir is None else str(cache_dir)
     try:
         if (place / "state.json").is_file() or (place / "dataset_dict.json").is_file():
             loaded = datasets.load_from_disk(str(place))
+        elif shards:
+            loaded = datasets.load_dataset("webdataset", data_files={split or "train": list(shards)}, cache_dir=cache)
         elif place.is_file():
             builder = "parquet" if place.suffix == ".parquet" else "webdataset"
             loaded = datasets.load_dataset(builder, data_files=str(place), cache_dir=cache)

@@ -6,6 +6,7 @@ nearest size that the model knows: one of the published buckets, or its own.
 """
 
 import io
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ from genrefine.errors import GenrefineError, GenrefineNotice
 from genrefine.media.pixels import from_pil
 from genrefine.pipelines.request import Request
 from genrefine.tokenizer import VisualTokenizer
+
+MOST_POSITIONS = 2**20
+"""Ten times a published clip of 81 frames at 1024 x 1024; what is beyond was meant otherwise."""
 
 Prompt = str | Sequence[str] | None
 Embeddings = Float[Tensor, "..."] | Sequence[Float[Tensor, "_ _"]] | None
@@ -156,6 +160,13 @@ def resolve_grid(
             raise
         bucket = trained_sizes(tokenizer, own).nearest(height, width)
         raise GenrefineError(f"{error}; nearest trained size {bucket.height} x {bucket.width}") from None
+    if (positions := math.prod(grid)) > MOST_POSITIONS:
+        codes = positions * tokenizer.code_channels
+        raise GenrefineError(
+            f"a sample may have {MOST_POSITIONS:,} positions of codes; got {positions:,} for {num_frames} frames of "
+            f"{height} x {width}, of which the logits alone take {codes * tokenizer.code_classes * 4 / 1e9:,.0f} GB; "
+            "ask for less"
+        )
     if has_first_frame and grid[0] < 2:
         raise GenrefineError(
             f"a first frame needs frames after it; got num_frames {num_frames}; ask for {1 + stride} or more"
