@@ -269,7 +269,7 @@ def test_clips_too_few_for_the_processes_are_refused(place: Path, tmp_path: Path
     from genrefine.training.mixture import Kind
 
     kinds = [Kind(part.name, len(part.store), part.batch_size, part.share) for part in parts]
-    with pytest.raises(GenrefineError, match="a batch of clips must hold at least one sample per process, 2; got 1"):
+    with pytest.raises(GenrefineError, match="a batch of clips must be a multiple of the 2 processes; got 1"):
         MixtureBatches(kinds, seed=0, num_processes=2)
 
 

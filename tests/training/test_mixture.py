@@ -88,6 +88,9 @@ def test_a_kind_without_items_batch_or_share_is_refused(changes: dict[str, float
         Mixture([TensorDataset(torch.arange(10)), TensorDataset(torch.arange(3))], [KINDS[0], clips])
 
 
-def test_batches_too_small_for_the_processes_are_refused() -> None:
-    with pytest.raises(GenrefineError, match="a batch of clips must hold at least one sample per process, 3; got 2"):
-        MixtureBatches(KINDS, seed=0, num_processes=3)
+@pytest.mark.parametrize("num_processes", [3, 4, 8])
+def test_batches_that_processes_cannot_share_evenly_are_refused(num_processes: int) -> None:
+    with pytest.raises(GenrefineError, match=rf"must be a multiple of the {num_processes} processes; got"):
+        MixtureBatches(KINDS, seed=0, num_processes=num_processes)
+    with pytest.raises(GenrefineError, match=rf"a batch of items .* the {num_processes} processes; got 5"):
+        EndlessBatches(10, 5, seed=0, num_processes=num_processes)

@@ -42,7 +42,14 @@ def run(options: argparse.Namespace) -> None:
     from genrefine.files import require_writable_folder
 
     require_writable_folder(options.out)
-    say(f"result: {prepared.run(options.out)}")
+    from accelerate import PartialState
+
+    try:
+        result = prepared.run(options.out)
+        if PartialState().is_main_process:
+            say(f"result: {result}")
+    finally:
+        PartialState().destroy_process_group()  # else torch complains when one of several processes ends
 
 
 def _parse_changes(words: list[str]) -> dict[str, str]:

@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from accelerate import PartialState
+
 from genrefine.data import ClipSource, CodeStore, ImageSource
 from genrefine.data.buckets import Buckets
 from genrefine.data.text_store import TextStore
@@ -91,7 +93,7 @@ def _stills(settings: TextRun, tokenizer: VisualTokenizer, out: Path, micro_batc
     for (height, width), pictures in source.by_bucket(buckets_of(data, tokenizer), str(data.size)).items():
         turns = groups(pictures, data, views)
         store = open_codes(folder / f"{height}x{width}", pictures, tokenizer, settings.flip)
-        batch_size = max(1, round(micro_batch * tokens / _num_tokens(tokenizer, height, width)))
+        batch_size = _evenly(micro_batch * tokens / _num_tokens(tokenizer, height, width))
         # Of pictures that take turns each is seen less often, so it is their groups that count.
         num_seen = len(pictures) if turns is None else len(turns)
         parts.append(TextPart(f"stills_{height}x{width}", pictures, store, batch_size, num_seen / batch_size, turns))
@@ -128,4 +130,10 @@ def _clip_batch_size(settings: TextRun, tokenizer: VisualTokenizer, micro_batch:
                 f"{settings.training.gradient_accumulation}; got {clips.batch_size}"
             )
         return clips.batch_size // settings.training.gradient_accumulation
-    return max(1, round(micro_batch * _num_tokens(tokenizer, settings.data.size, settings.data.size) / tokens))
+    return _evenly(micro_batch * _num_tokens(tokenizer, settings.data.size, settings.data.size) / tokens)
+
+
+def _evenly(samples: float) -> int:
+    """Return the whole number of samples nearest to a size that all processes can share evenly."""
+    share = PartialState().num_processes
+    return max(1, round(samples / share)) * share

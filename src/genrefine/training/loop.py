@@ -209,7 +209,10 @@ def _train(task: Task, settings: TrainingSettings, out: Path, description: Mappi
             if interrupt.requested:
                 accelerator.print(f"stopped after {step} of {settings.num_steps} updates; run again to continue")
                 break
-    accelerator.end_training()
+    # Not `end_training`: it takes the processes apart, and the next run of a program would have none to talk to.
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    accelerator.wait_for_everyone()
     return step
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from torch.utils.data import ConcatDataset, Dataset
 
 from genrefine.errors import GenrefineError
-from genrefine.training.order import EndlessBatches, Groups, step_seed
+from genrefine.training.order import EndlessBatches, Groups, require_even, step_seed
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,8 @@ class MixtureBatches:
     def __init__(self, kinds: Sequence[Kind], seed: int, start: int = 0, rank: int = 0, num_processes: int = 1) -> None:
         self.kinds, self.seed, self.start = tuple(kinds), seed, start
         self.rank, self.num_processes = rank, num_processes
-        few = [kind for kind in kinds if kind.batch_size < num_processes]
-        if few:
-            raise GenrefineError(
-                f"a batch of {few[0].name} must hold at least one sample per process, {num_processes}; "
-                f"got {few[0].batch_size}; use larger batches or fewer processes"
-            )
+        for kind in kinds:
+            require_even(kind.batch_size, num_processes, kind.name)
 
     def __iter__(self) -> Iterator[list[int]]:
         places = turns([kind.share for kind in self.kinds])

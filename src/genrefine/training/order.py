@@ -24,6 +24,15 @@ def step_seed(seed: int, step: int, purpose: int = 0) -> int:
     return (x ^ (x >> 31)) >> 1
 
 
+def require_even(batch_size: int, num_processes: int, what: str) -> None:
+    """Refuse a batch that processes cannot share evenly."""
+    if batch_size < 1 or batch_size % num_processes:
+        raise GenrefineError(
+            f"a batch of {what} must be a multiple of the {num_processes} processes; got {batch_size}; change the batch "
+            "size or the number of processes"
+        )
+
+
 def groups_of(values: Sequence[Any]) -> list[list[int]]:
     """Return the items of each distinct value, in order of first appearance."""
     found: dict[Any, list[int]] = {}
@@ -62,12 +71,17 @@ class EndlessBatches:
 
     Args:
         items: how many there are, or their groups.
-        batch_size: items of a micro-batch over all processes.
+        batch_size: items of a micro-batch over all processes, of which each has as many as the others: gradients are
+            averaged over processes, so that an item would otherwise weigh more in a smaller share.
+
+    Raises:
+        GenrefineError: the batch cannot be shared evenly.
     """
 
     def __init__(
         self, items: int | Groups, batch_size: int, seed: int, start: int = 0, rank: int = 0, num_processes: int = 1
     ) -> None:
+        require_even(batch_size, num_processes, "items")
         self.groups = None if isinstance(items, int) else items
         self.num_items = items if isinstance(items, int) else len(items)
         self.batch_size, self.seed, self.start = batch_size, seed, start
