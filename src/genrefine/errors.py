@@ -15,6 +15,10 @@ class GenrefineNotice(UserWarning):
     """Tell in one line what was changed about an input: words that were cut, a picture that was resized."""
 
 
+class Terminated(KeyboardInterrupt):
+    """Tell that SIGTERM, not Ctrl-C, ended the work."""
+
+
 def refuse_unknown_settings(owner: type, given: Iterable[str]) -> None:
     """Refuse configuration keys that the constructor of a class does not know; keys with a leading _ are diffusers'.
 

@@ -1,6 +1,7 @@
 """Runs that are killed, interrupted or out of room lose nothing, and what they log is whole."""
 
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_loop import SETTINGS, refiner_task, tokenizer_task, weights
 
@@ -158,3 +160,45 @@ def test_the_progress_bar_shows_loss_quality_speed_and_time_left(
     last = capfd.readouterr().err.replace("\r", "\n").strip().splitlines()[-1]
     for part in ("6/6", "loss=", f"{shown}=", "items_per_second=", "<", "step/s"):
         assert part in last.replace("s/step", "step/s")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize("moment", ["reading", "training"])
+def test_a_signal_to_the_whole_group_saves_and_says_so(number: int, moment: str, tmp_path: Path) -> None:
+    """A terminal and a scheduler signal the processes that load data, too."""
+    for index in range(8):
+        Image.new("RGB", (32, 32), (index, 99, 99)).save(tmp_path / f"{index}.png")
+    settings = {"data.source": tmp_path, "data.size": 32, "training.num_workers": 2, "training.compile": "false"}
+    settings |= {"training.num_steps": 10**6, "training.batch_size": 4, "training.log_every": 1}
+    settings |= {"tokenizer.encoder_width": 4, "tokenizer.decoder_width": 4, "tokenizer.latent_dim": 2}
+    words = ["train", "small-tokenizer", "--out", tmp_path / "run", "--set", *(f"{k}={v}" for k, v in settings.items())]
+    # Before there is anything to save, the command waits for the signal where it reads pictures.
+    late = (
+        "import genrefine.experiments.tokenizer_run as run, time\n"
+        "run.open_source = lambda *_: (print('here', flush=True), time.sleep(60))\n"
+    )
+    main = "from genrefine.cli import main\nsys.exit(main(sys.argv[1:]))"
+    running = subprocess.Popen(
+        [sys.executable, "-c", f"import sys\n{late if moment == 'reading' else ''}{main}", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    if moment == "reading":
+        assert running.stdout is not None
+        assert running.stdout.readline() == "here\n"
+    while moment == "training" and not metrics.is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(running.pid, number)
+    out, err = running.communicate(timeout=120)
+    assert running.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[number], err
+    word = "interrupted" if number == signal.SIGINT else "terminated"
+    assert err.splitlines()[-1] == f"genrefine train: {word}"
+    assert "Traceback" not in err
+    if moment == "training":
+        assert "run again to continue" in out
+        assert len(list((tmp_path / "run" / "checkpoints").glob("step-*"))) == 1

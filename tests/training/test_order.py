@@ -2,15 +2,20 @@
 
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torch.utils.data import TensorDataset
 
 from genrefine import GenrefineError
-from genrefine.training.order import EndlessBatches, Grouped, groups_of
+from genrefine.data import CodeStore, ImageSource, PixelsOnly
+from genrefine.training.mixture import Kind, Mixture
+from genrefine.training.order import EndlessBatches, Grouped, groups_of, name_of
+from tiny_models import tiny_tokenizer
 
 GROUPS = [[0, 3, 4], [1], [2, 5]]
 
@@ -57,3 +62,17 @@ def test_a_grouped_data_set_gives_the_items_of_its_own() -> None:
 def test_groups_that_are_no_partition_are_refused(groups: list[list[int]]) -> None:
     with pytest.raises(GenrefineError, match="groups must hold each of 3 items once; got"):
         Grouped(TensorDataset(torch.arange(3)), groups)
+
+
+def test_items_are_named_through_everything_that_wraps_them(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (16, 16)).save(tmp_path / f"{name}.png")
+    source = ImageSource(tmp_path, size=16)
+    store = CodeStore.create(tmp_path / "codes", tiny_tokenizer(), source)
+    grouped = Grouped(PixelsOnly(source), [[0, 2], [1]])
+    assert [name_of(grouped, index) for index in range(3)] == ["a.png", "b.png", "c.png"]
+    assert [name_of(store, index) for index in range(6)] == ["a.png", "a.png", "b.png", "b.png", "c.png", "c.png"]
+    kinds = [Kind("pixels", 3, 1), Kind("codes", 6, 1)]
+    assert name_of(Mixture([grouped, store], kinds), 2) == "c.png"
+    assert name_of(Mixture([grouped, store], kinds), 3 + 5) == "c.png"
+    assert name_of(TensorDataset(torch.zeros(3)), 2) == "item 2"

@@ -2,18 +2,21 @@
 
 Each verb module has `add_options(parser)` and `run(options)`. A verb's module is imported when the verb is named, and
 torch when it runs, so that `--help` answers at once. What the caller got wrong ends in one line on standard error and
-exit code 2, an interrupt (Ctrl-C) in one line and 130; a traceback means a defect of ours (or `--debug`).
+exit code 2, an interrupt (Ctrl-C) in one line and 130, SIGTERM in one and 143; a traceback means a defect of ours (or
+`--debug`).
 """
 
 import argparse
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 from typing import Any, NoReturn
 
-from genrefine.errors import GenrefineError
+from genrefine.errors import GenrefineError, Terminated
 
 VERBS = {
     "generate": "make pictures and clips from prompts, pictures from class names",
@@ -40,7 +43,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb and return the exit code: 0 done, 2 wrong input, 130 interrupted.
+    """Run one verb and return the exit code: 0 done, 2 wrong input, 130 interrupted, 143 terminated.
 
     Args:
         arguments: words after `genrefine`; default is those of the process.
@@ -48,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _prepare_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb, debug = "", False
+    before = _heed_termination()
     try:
         options = _parse(words)
         verb, debug = options.verb, options.debug
@@ -57,7 +61,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         return _end(verb, error)
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _heed_termination() -> Any:
+    """Let SIGTERM end a command as Ctrl-C does, with a line and everything put away; return what it did before."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        return None
+
+    def end(number: int, frame: Any) -> NoReturn:
+        raise Terminated
+
+    return signal.signal(signal.SIGTERM, end)
 
 
 def _prepare_streams() -> None:
@@ -76,7 +94,9 @@ def _end(verb: str, error: BaseException) -> int:
         # The reader of our output has gone (`| head`); without this Python complains once more while it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, Terminated):
+        message, code = "terminated", 143
+    elif isinstance(error, KeyboardInterrupt):
         message, code = "interrupted", 130
     elif isinstance(error, OSError):
         place = f" '{error.filename}'" if error.filename else ""

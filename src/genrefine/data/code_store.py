@@ -214,6 +214,10 @@ class CodeStore(Dataset[tuple[Tensor, int]]):
         names: list[str] = json.loads((self.path / "names.json").read_bytes())
         return names
 
+    def name_of(self, index: int) -> str:
+        """Return the name of the picture that an item shows."""
+        return self.names[index // self.index.views]
+
     @cached_property
     def data(self) -> DataRecord | None:
         """What the codes were made of; None for a store of version 0.1.0."""

@@ -118,3 +118,7 @@ class PixelsOnly(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Float[Tensor, "3 frames height width"]:
         """Return the pixels of one picture."""
         return self.source[index][0]
+
+    def name_of(self, index: int) -> str:
+        """Return the name of one picture."""
+        return str(self.source.name_of(index)) if hasattr(self.source, "name_of") else f"item {index}"

@@ -128,6 +128,10 @@ class Source(Dataset[tuple[Tensor, int]], ABC):
         part.captions = [self.captions[index] for index in indices] if self.captions else []
         return part
 
+    def name_of(self, index: int) -> str:
+        """Return the name of one item."""
+        return self.names[index]
+
     def encoded(self, index: int) -> Path | bytes:
         """Return one item as it is stored: its path, or its bytes."""
         return self._listing.read(self._rows[index])

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import signal
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,7 @@ from tqdm.auto import tqdm
 from genrefine.data import ClipSource, CodeStore, ImageSource
 from genrefine.data.record import DataRecord, require_same_data
 from genrefine.data.store_files import DATA
-from genrefine.errors import GenrefineError
+from genrefine.errors import GenrefineError, Terminated
 from genrefine.experiments.settings import (
     ClipSettings,
     DataSettings,
@@ -31,6 +32,7 @@ from genrefine.refiner import ClassRefiner
 from genrefine.refiner.adapter import lora_config
 from genrefine.refiner.nested import to_rounds
 from genrefine.tokenizer import VisualTokenizer
+from genrefine.training.interrupt import Interrupt
 from genrefine.training.order import Grouped, groups_of
 
 Run = TokenizerRun | RefinerRun | TextRun
@@ -46,7 +48,7 @@ _YOUNGER = {
 def finish(steps: int, settings: Run) -> None:
     """Tell the caller when a run was interrupted; its state is saved by now."""
     if steps < settings.training.num_steps:
-        raise KeyboardInterrupt
+        raise Terminated if Interrupt.latest == signal.SIGTERM else KeyboardInterrupt
 
 
 def describe(settings: Run) -> dict[str, Any]:

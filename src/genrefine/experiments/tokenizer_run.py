@@ -71,8 +71,9 @@ def train_tokenizer(settings: TokenizerRun, out: Path, name: str) -> Path:
 class InMemory(Dataset[Tensor]):
     """Decode every picture once and keep it as bytes; small sets train faster so."""
 
-    def __init__(self, source: Dataset[Tensor]) -> None:
-        count: int = len(source)  # type: ignore[arg-type]
+    def __init__(self, source: PixelsOnly) -> None:
+        self.name_of = source.name_of
+        count = len(source)
         self.frames = torch.stack(
             [source[i].add(1).mul(127.5).round().to(torch.uint8) for i in tqdm(range(count), desc="reading")]
         )

@@ -8,9 +8,8 @@ the update's number only.
 
 import io
 import json
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
@@ -42,10 +41,14 @@ from genrefine.training.checkpoint import (
     recorded_setting,
     save,
 )
+from genrefine.training.interrupt import Interrupt, leave_signals_to_parent
 from genrefine.training.mixture import Mixture, MixtureBatches
 from genrefine.training.optimizers import optimizer_for
-from genrefine.training.order import EndlessBatches, Grouped, step_seed
+from genrefine.training.order import EndlessBatches, Grouped, name_of, step_seed
 from genrefine.training.settings import TrainingSettings
+
+MOST_NAMED = 8
+"""Items of a batch that a message names."""
 
 
 class Update:
@@ -84,28 +87,6 @@ class Task(Protocol):
     def save(self, network: nn.Module, folder: Path) -> None:
         """Write the averaged network so that users can load it."""
         ...
-
-
-class _Interrupt:
-    """Turn the first SIGINT or SIGTERM into a request to stop after the current update."""
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    def __enter__(self) -> "_Interrupt":
-        self._before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-        for s in self._before:
-            signal.signal(s, self._request)
-        return self
-
-    def _request(self, number: int, frame: Any) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-
-    def __exit__(self, *_: object) -> None:
-        for s, handler in self._before.items():
-            signal.signal(s, handler)
 
 
 def train(task: Task, settings: TrainingSettings, out: Path, description: Mapping[str, Any] | None = None) -> int:
@@ -164,12 +145,19 @@ def _train(task: Task, settings: TrainingSettings, out: Path, description: Mappi
     else:
         items = task.dataset.groups if isinstance(task.dataset, Grouped) else len(task.dataset)  # type: ignore[arg-type]
         order = EndlessBatches(items, micro_batch, settings.seed, *place)
-    batches = iter(DataLoader(task.dataset, batch_sampler=order, num_workers=settings.num_workers))  # type: ignore[arg-type]
+    loader = DataLoader(
+        task.dataset,
+        batch_sampler=order,  # type: ignore[arg-type]
+        num_workers=settings.num_workers,
+        worker_init_fn=leave_signals_to_parent,
+    )
+    indices = iter(order)  # again, beside the loader: which items an update is made of
+    batches = iter(loader)
     if accelerator.log_with:
         accelerator.init_trackers("logs", init_kwargs={"tensorboard": {"purge_step": done + 1}})
     log = _Log(out, accelerator, settings, done, task.shown)
     averaged = AveragedWeights(ema, task.networks[main], kept)
-    with _Interrupt() as interrupt, log:
+    with Interrupt() as interrupt, log:
         step = done
         while step < settings.num_steps:
             for optimizer in optimizers.values():
@@ -178,11 +166,12 @@ def _train(task: Task, settings: TrainingSettings, out: Path, description: Mappi
             for part in range(settings.gradient_accumulation):
                 number = (step * settings.gradient_accumulation + part) * accelerator.num_processes
                 seed = step_seed(settings.seed, number + accelerator.process_index, purpose=2)
-                batch = next(batches)
+                batch, members = next(batches), next(indices)
                 log.items += len(batch if isinstance(batch, Tensor) else batch[0]) * accelerator.num_processes
                 with accelerator.accumulate(*networks.values()):
                     for update in task.updates(stepped, batch, torch.Generator().manual_seed(seed)):
-                        _require_finite_loss(update, step, out)
+                        if not bool(torch.isfinite(update.loss)):
+                            raise _no_number(update, step, out, [name_of(task.dataset, index) for index in members])
                         accelerator.backward(update.loss)
                         network, optimizer = networks[update.network], optimizers[update.network]
                         if settings.clip_norm and accelerator.sync_gradients:
@@ -229,13 +218,13 @@ def _precision(settings: TrainingSettings, out: Path) -> Any:
     return broadcast_object_list(chosen)[0]
 
 
-def _require_finite_loss(update: Update, step: int, out: Path) -> None:
-    """Refuse a loss that is no number, before it reaches the weights."""
-    if not bool(torch.isfinite(update.loss)):
-        raise GenrefineError(
-            f"the loss of the {update.network} must be a number; got {update.loss.item()} in update {step + 1}, which "
-            f"was not made; {_newest_of(out)}; lower training.learning_rate, or look at the data"
-        )
+def _no_number(update: Update, step: int, out: Path, names: Sequence[str]) -> GenrefineError:
+    """Say which loss is no number, before it reaches the weights, and what it was made of."""
+    shown = ", ".join([*names[:MOST_NAMED], *(["..."] if len(names) > MOST_NAMED else [])])
+    return GenrefineError(
+        f"the loss of the {update.network} must be a number; got {update.loss.item()} in update {step + 1} of {shown}, "
+        f"which was not made; {_newest_of(out)}; lower training.learning_rate, or look at these items"
+    )
 
 
 def _require_finite_weights(networks: Mapping[str, nn.Module], step: int, out: Path) -> None:

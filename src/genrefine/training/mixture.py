@@ -19,7 +19,7 @@ from typing import Any
 from torch.utils.data import ConcatDataset, Dataset
 
 from genrefine.errors import GenrefineError
-from genrefine.training.order import EndlessBatches, Groups, require_even, step_seed
+from genrefine.training.order import EndlessBatches, Groups, name_of, require_even, step_seed
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,11 @@ class Mixture(ConcatDataset[Any]):
                 )
         super().__init__(datasets)
         self.kinds = tuple(kinds)
+
+    def name_of(self, index: int) -> str:
+        """Return the name of an item."""
+        place = self.kind_of(index)
+        return name_of(self.datasets[place], index - (self.cumulative_sizes[place - 1] if place else 0))
 
     def kind_of(self, index: int) -> int:
         """Return the kind of an item, as a place in `kinds`."""

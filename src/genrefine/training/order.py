@@ -28,8 +28,8 @@ def require_even(batch_size: int, num_processes: int, what: str) -> None:
     """Refuse a batch that processes cannot share evenly."""
     if batch_size < 1 or batch_size % num_processes:
         raise GenrefineError(
-            f"a batch of {what} must be a multiple of the {num_processes} processes; got {batch_size}; change the batch "
-            "size or the number of processes"
+            f"a batch of {what} must be a multiple of the {num_processes} processes; got {batch_size}; change the "
+            "batch size or the number of processes"
         )
 
 
@@ -64,6 +64,15 @@ class Grouped(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         """Return an item, as the data set does."""
         return self.dataset[index]
+
+    def name_of(self, index: int) -> str:
+        """Return the name of an item."""
+        return name_of(self.dataset, index)
+
+
+def name_of(dataset: Dataset[Any], index: int) -> str:
+    """Return the name of an item of a data set, or its number where items have none."""
+    return str(dataset.name_of(index)) if hasattr(dataset, "name_of") else f"item {index}"
 
 
 class EndlessBatches:

@@ -27,7 +27,7 @@ from genrefine.errors import GenrefineError
 from genrefine.refiner import TextRefiner
 from genrefine.training.loop import Update
 from genrefine.training.mixture import Kind, Mixture
-from genrefine.training.order import Groups
+from genrefine.training.order import Groups, name_of
 from genrefine.training.refiner_task import element_losses
 
 
@@ -222,6 +222,10 @@ class _Numbered(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, codes: Dataset[Any], start: int) -> None:
         self.codes, self.start = codes, start
+
+    def name_of(self, index: int) -> str:
+        """Return the name of an item."""
+        return name_of(self.codes, index)
 
     def __len__(self) -> int:
         return len(self.codes)  # type: ignore[arg-type]
