@@ -6,6 +6,7 @@ has a name that begins with a dot and is never read.
 
 import hashlib
 import os
+import platform
 import secrets
 import shutil
 import tempfile
@@ -86,9 +87,11 @@ def appearing(folder: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written.
     """
-    temporary = folder.with_name(f".{folder.name[:40]}.{secrets.token_hex(4)}")
+    beginning = f".{folder.name[:40]}.{platform.node()[:20]}-"
+    temporary = folder.with_name(f"{beginning}{os.getpid()}-{secrets.token_hex(4)}")
     try:
         temporary.mkdir(parents=True)
+        _remove_left_behind(folder.parent, beginning)
         yield temporary
         for path in temporary.rglob("*"):
             if path.is_file():
@@ -98,6 +101,26 @@ def appearing(folder: Path) -> Iterator[Path]:
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_left_behind(parent: Path, beginning: str) -> None:
+    """Remove what killed processes of this machine left of the same folder."""
+    for left in parent.iterdir():
+        pid = left.name.removeprefix(beginning).partition("-")[0]
+        if left.name.startswith(beginning) and pid.isdecimal() and not _is_alive(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    if os.name == "nt":
+        return True  # asking would end it; what is left behind stays there
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # another user's
+    return True
 
 
 def flush(path: Path) -> None:

@@ -250,7 +250,13 @@ def test_a_killed_creation_leaves_no_store_that_opens_and_does_not_block_the_nex
     for folder in (tmp_path / "store", leftover):
         with pytest.raises(GenrefineError, match="is no code store"):
             CodeStore.open(folder)
+    strangers = leftover.with_name(".store.another-machine-1-abcd")
+    strangers.mkdir()
+    at_work = leftover.with_name(f"{leftover.name.rpartition('-')[0].rpartition('-')[0]}-{os.getpid()}-abcd")
+    at_work.mkdir()
     assert len(CodeStore.create(tmp_path / "store", tiny_tokenizer(), source)) == 14
+    # What the killed process left is gone; what may belong to somebody at work is not.
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "store", strangers, at_work])
 
 
 @pytest.mark.parametrize("failing_write", [1, 8, 10])

@@ -7,9 +7,6 @@ Everything is written beside the place where it will stand and renamed in the en
 conversion leaves nothing. Weights go from the mapped file to the new one tensor by tensor.
 """
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +21,7 @@ from genrefine.convert.inputs import Source, find_sources, total_bytes
 from genrefine.convert.networks import READS, Hints, Network
 from genrefine.convert.weights_file import verify_weights, write_weights
 from genrefine.errors import GenrefineError
+from genrefine.files import appearing
 from genrefine.model_folder.checks import WEIGHTS
 from genrefine.model_folder.checksums import write_checksums
 
@@ -141,25 +139,11 @@ def _require_new(output: Path) -> None:
 def _staging(output: Path) -> Iterator[Path]:
     """Give a folder beside the output that takes its place in the end, or vanishes."""
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    except OSError as error:
-        raise GenrefineError(f"cannot write to '{output}' ({error.strerror}); choose another folder") from error
-    try:
-        yield staging
-        _require_new(output)
-        staging.chmod(0o777 & ~_umask())  # mkdtemp lets nobody else in
-        os.replace(staging, output)
+        with appearing(output) as staging:
+            yield staging
+            _require_new(output)
     except OSError as error:
         raise GenrefineError(f"cannot write to '{output}' ({error.strerror}); make room, or choose another") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _write(plan: Assembly, folder: Path, dtype: torch.dtype | None, quiet: bool) -> None:
