@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,12 @@ def test_every_draw_names_its_generator(trees):
 def test_tests_carry_no_skips_that_hide_them():
     text = "\n".join(path.read_text(encoding="utf-8") for path in TESTS.rglob("test_*.py"))
     assert not re.search(r"@pytest\.mark\.(skip|xfail)\b(?!if)", text)
+
+
+def test_no_two_test_files_have_one_name():
+    """Without packages among the tests, pytest would import one of them for both."""
+    names = Counter(path.name for path in TESTS.rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_the_refinement_loop_fits_on_one_screen():
