@@ -5,6 +5,7 @@ has a name that begins with a dot and is never read.
 """
 
 import hashlib
+import json
 import os
 import platform
 import secrets
@@ -13,8 +14,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from genrefine.errors import GenrefineError
+
+LARGEST_JSON = 256_000_000
+"""Bytes: the names of some million pictures; what is larger is not what we or diffusers write."""
 
 
 def require_writable(path: str | os.PathLike[str]) -> None:
@@ -127,6 +132,45 @@ def flush(path: Path) -> None:
     """Bring what was written to a file to the disk itself, so that a rename cannot come before its content."""
     with path.open("rb+") as stream:
         os.fsync(stream.fileno())
+
+
+def read_json(path: Path, advice: str = "fetch or save it again") -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Args:
+        path: of at most `LARGEST_JSON` bytes.
+        advice: what to do about a file that is none.
+
+    Raises:
+        GenrefineError: it cannot be read, or is no JSON object.
+    """
+    try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise ValueError(f"it has more than {LARGEST_JSON / 1e6:g} MB")
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise GenrefineError(f"'{path}' is not readable JSON ({one_line(error)}); {advice}") from error
+    return json_object(content, f"'{path}'", advice)
+
+
+def json_object(content: str | bytes, what: str, advice: str) -> dict[str, Any]:
+    """Return the JSON object in a text.
+
+    Args:
+        content: the text.
+        what: what the error calls it.
+        advice: what to do about a text that is none.
+
+    Raises:
+        GenrefineError: it is no JSON, nested too deep, or no object.
+    """
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise GenrefineError(f"{what} is not readable JSON ({one_line(error)}); {advice}") from error
+    if not isinstance(found, dict):
+        raise GenrefineError(f"{what} must hold a JSON object; got {type(found).__name__}; {advice}")
+    return found
 
 
 def sha256_of(path: Path, progress: Callable[[int], None] | None = None) -> str:

@@ -1,7 +1,6 @@
 """`genrefine describe`: what a folder holds, a model or an adapter, without running it."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +85,7 @@ def _describe_prompts(pipeline: "TextPipeline") -> dict[str, Any]:
 
 
 def _describe_network(place: Path) -> dict[str, Any]:
+    from genrefine.files import read_json
     from genrefine.pipelines import load_component
     from genrefine.refiner import ClassRefiner, TextRefiner
     from genrefine.tokenizer import VisualTokenizer
@@ -94,10 +94,7 @@ def _describe_network(place: Path) -> dict[str, Any]:
         "ClassRefiner": ("class refiner", ClassRefiner),
         "TextRefiner": ("text refiner", TextRefiner),
     }
-    try:
-        class_name = json.loads((place / "config.json").read_text(encoding="utf-8")).get("_class_name")
-    except (ValueError, AttributeError) as error:
-        raise GenrefineError(f"'{place}/config.json' is not readable JSON ({error}); fetch the model again") from error
+    class_name = read_json(place / "config.json", "fetch the model again").get("_class_name")
     if class_name == "VisualTokenizer":
         return {"kind": "visual tokenizer", **_describe_tokenizer(load_component(place, VisualTokenizer))}
     if class_name in refiners:

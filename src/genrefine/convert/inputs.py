@@ -4,7 +4,6 @@ A folder is searched at its top only. It may hold a refiner and a tokenizer, eac
 with their index, and must hold plain files: a symbolic link or a shard name that leads elsewhere is refused.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from genrefine.convert.checkpoint import (
 )
 from genrefine.convert.networks import KINDS, READS, Hints, Network, network_from_weights, with_codes
 from genrefine.errors import GenrefineError
+from genrefine.files import read_json
 from genrefine.model_folder.checks import WEIGHTS
 from genrefine.model_folder.checksums import verify_checksums
 from genrefine.pipelines import check_component_folder
@@ -119,15 +119,14 @@ def _source(path: Path, content: dict[str, Any], weights: str | None) -> Source:
 
 
 def _shards(index: Path) -> list[str]:
-    try:
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        shards = sorted(set(names.values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise GenrefineError(f"'{index}' is no readable index of shards ({error}); download it again") from error
-    for name in shards:
+    named = read_json(index, "download it again").get("weight_map")
+    if not isinstance(named, dict):
+        raise GenrefineError(f"'{index}' is no index of shards: it has no 'weight_map'; download it again")
+    names = list(named.values())
+    for name in names:
         if not isinstance(name, str) or Path(name).name != name or "\\" in name or not name.endswith(SAFETENSORS):
             raise GenrefineError(f"'{index}' names the shard {name!r}, which leads out of its folder; do not load it")
-    return shards
+    return sorted(set(names))
 
 
 def _joined(index: Path) -> State:
@@ -153,7 +152,7 @@ def _read_ours(folder: Path) -> Source:
     kind = kinds[name]
     check_component_folder(folder, KINDS[kind])  # type: ignore[arg-type]
     verify_checksums(folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "config.json")
     return Source(folder, _stored(folder), ours=(kind, {k: v for k, v in config.items() if not k.startswith("_")}))
 
 
@@ -163,11 +162,7 @@ def _stored(folder: Path) -> State:
 
 
 def _class_name(folder: Path) -> Any:
-    try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise GenrefineError(f"'{folder}/config.json' is not readable JSON ({error}); fetch it again") from error
-    return content.get("_class_name") if isinstance(content, Mapping) else None
+    return read_json(folder / "config.json", "fetch it again").get("_class_name")
 
 
 def total_bytes(state: Mapping[str, Tensor]) -> int:

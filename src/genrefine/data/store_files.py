@@ -11,6 +11,7 @@ The index is written last, everything goes to a temporary neighbor of the folder
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -21,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrefine.errors import GenrefineError
-from genrefine.files import appearing, sha256_of
-from genrefine.hbq import Layout
+from genrefine.files import appearing, read_json, sha256_of
+from genrefine.hbq import HBQ, Layout
 
 FORMAT = "genrefine code store"
 VERSION = 1
@@ -78,22 +79,55 @@ def read_index(folder: Path) -> StoreIndex:
     Raises:
         GenrefineError: it is missing, damaged, altered or of another version.
     """
-    try:
-        content = json.loads((folder / "index.json").read_bytes())
-        if content["format"] != FORMAT:
-            raise KeyError("format")
-        version, digest, index = content["version"], content["sha256"], content["index"]
-    except FileNotFoundError:
-        raise GenrefineError(f"'{folder}' is no code store: it has no index.json; encode a data set first") from None
-    except (OSError, ValueError, TypeError, KeyError):
-        raise GenrefineError(f"index.json of code store '{folder}' cannot be read; encode the pictures again") from None
-    if version != VERSION:
-        raise GenrefineError(f"code store '{folder}' must have version {VERSION}; got {version}; encode it again")
-    if digest != _digest_of_json(index):
-        raise GenrefineError(f"index.json of code store '{folder}' was altered; encode the pictures again")
-    files = tuple(StoredFile(**file) for file in index.pop("files"))
-    index["code_shape"], index["class_names"] = tuple(index["code_shape"]), tuple(index["class_names"])
-    return StoreIndex(**index, files=files)
+    advice = "encode the pictures again"
+    path = folder / "index.json"
+    if not path.is_file():
+        raise GenrefineError(f"'{folder}' is no code store: it has no index.json; encode a data set first")
+    content = read_json(path, advice)
+    if content.get("format") != FORMAT or not isinstance(content.get("index"), dict):
+        raise GenrefineError(f"index.json of code store '{folder}' cannot be read; {advice}")
+    if content.get("version") != VERSION:
+        raise GenrefineError(
+            f"code store '{folder}' must have version {VERSION}; got {content.get('version')}; {advice}"
+        )
+    index = content["index"]
+    if content.get("sha256") != _digest_of_json(index):
+        raise GenrefineError(f"index.json of code store '{folder}' was altered; {advice}")
+    try:  # whoever altered it may have made the digest, too
+        files = tuple(StoredFile(**file) for file in index.pop("files"))
+        index["code_shape"], index["class_names"] = tuple(index["code_shape"]), tuple(index["class_names"])
+        return _checked(StoreIndex(**index, files=files))
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise GenrefineError(f"index.json of code store '{folder}' makes no sense ({error}); {advice}") from error
+
+
+def _checked(index: StoreIndex) -> StoreIndex:
+    """Return an index whose numbers fit each other.
+
+    Raises:
+        TypeError, ValueError: they do not.
+    """
+    counts = (index.rounds, *index.code_shape, index.bytes_per_item, index.views, index.shard_items, index.num_pictures)
+    if len(index.code_shape) != 4 or not all(type(count) is int and count > 0 for count in counts) or index.views > 2:
+        raise ValueError("its numbers are no counts")
+    hbq = HBQ(index.rounds, index.layout)
+    if index.bytes_per_item != -(-math.prod(index.code_shape) * hbq.bits_per_code // 8):
+        raise ValueError("its items have another size than their codes")
+    items, sizes = index.num_pictures * index.views, {}
+    for file in index.files:
+        if Path(file.name).name != file.name or type(file.num_bytes) is not int:
+            raise ValueError(f"it names the file {file.name!r}")
+        sizes[file.name] = file.num_bytes
+    shards = [size for name, size in sizes.items() if name.startswith("codes-")]
+    full = index.shard_items * index.bytes_per_item
+    expected = [
+        min(full, items * index.bytes_per_item - start * full) for start in range(-(-items // index.shard_items))
+    ]
+    if shards != expected or sizes.get("labels.bin") != 4 * index.num_pictures or "names.json" not in sizes:
+        raise ValueError("its files have other sizes than its items")
+    if not all(isinstance(name, str) for name in index.class_names):
+        raise ValueError("its classes have no names")
+    return index
 
 
 def check_sizes(folder: Path, index: StoreIndex) -> None:

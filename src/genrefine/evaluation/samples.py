@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from genrefine.errors import GenrefineError
-from genrefine.files import write_atomically
+from genrefine.files import read_json, write_atomically
 
 _PARTS = ("frames", "labels", "num_steps", "num_evaluations")
 
@@ -197,7 +197,7 @@ def _claim(folder: Path, run: dict[str, Any]) -> None:
     if not file.is_file():
         write_atomically(file, text.encode())
         return
-    before = json.loads(file.read_text())
+    before = read_json(file, "give another folder, or delete it")
     changed = [name for name, value in json.loads(text).items() if before.get(name) != value]
     if changed:
         raise GenrefineError(

@@ -1,7 +1,6 @@
 """What runs share: opening sources and code stores, starting from trained weights, ending."""
 
 import hashlib
-import json
 import signal
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -26,6 +25,7 @@ from genrefine.experiments.settings import (
     TokenizerRun,
     TokenizerSettings,
 )
+from genrefine.files import read_json
 from genrefine.model_folder.find import find_part
 from genrefine.pipelines import load_component
 from genrefine.refiner import ClassRefiner
@@ -321,7 +321,7 @@ def _plain(value: Any) -> Any:
 def class_rows(folder: Path, num_classes: int, class_names: Sequence[str]) -> list[int | None]:
     """Return which class of the refiner in a folder each class name starts from, None for the null class."""
     index = folder.parent / "model_index.json"
-    known: Any = json.loads(index.read_text(encoding="utf-8")).get("class_names") if index.is_file() else None
+    known: Any = read_json(index).get("class_names") if index.is_file() else None
     if known is None:
         return [number if number < num_classes else None for number in range(len(class_names))]
     places = {name: number for number, name in enumerate(known)}

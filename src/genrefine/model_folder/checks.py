@@ -27,10 +27,10 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from genrefine.errors import GenrefineError
+from genrefine.files import read_json
 from genrefine.model_folder import encoder_folder
 from genrefine.model_folder.checksums import verify_checksums
 from genrefine.model_folder.find import FETCHING
-from genrefine.model_folder.read import read_json
 from genrefine.registry import with_current_addresses
 from genrefine.sampling.component import RefinementSampler
 from genrefine.sampling.published import with_published
@@ -190,7 +190,7 @@ def _stored_shapes(folder: Path, weights: str = WEIGHTS) -> dict[str, tuple[int,
     index_path = folder / f"{weights}.index.json"
     names = {weights}
     if index_path.is_file():
-        names = set(read_json(index_path).get("weight_map", {}).values())
+        names = _shard_names(index_path)
     shapes = {}
     for name in sorted(names):
         path = folder / name
@@ -204,6 +204,16 @@ def _stored_shapes(folder: Path, weights: str = WEIGHTS) -> dict[str, tuple[int,
                 f"weight file '{path}' is truncated or damaged ({error}); fetch or save the model again"
             ) from error
     return shapes
+
+
+def _shard_names(index_path: Path) -> set[str]:
+    """Return the files that an index of shards names, all of them beside it."""
+    named = read_json(index_path).get("weight_map")
+    names: list[Any] = list(named.values()) if isinstance(named, dict) else [named]
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or "\\" in name:
+            raise GenrefineError(f"'{index_path}' must name files beside it; got {name!r}; fetch the model again")
+    return set(names)
 
 
 def _expected_shapes(path: Path, component_class: type[Any], arguments: dict[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -7,9 +7,8 @@ import json
 from pathlib import Path
 
 from genrefine.errors import GenrefineError
-from genrefine.files import sha256_of, write_atomically
+from genrefine.files import read_json, sha256_of, write_atomically
 from genrefine.model_folder.encoder_folder import VOCABULARIES
-from genrefine.model_folder.read import read_json
 
 CHECKSUMS = "checksums.json"
 

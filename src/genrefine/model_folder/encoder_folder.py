@@ -5,7 +5,6 @@ gives a model that runs and says nothing. Before anything is loaded: the configu
 file is whole, weights and network agree in every name and shape, and the vocabulary is there.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from genrefine.errors import GenrefineError
+from genrefine.files import read_json
 
 WEIGHTS = "model.safetensors"
 VOCABULARIES = ("tokenizer.json", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json")
@@ -38,12 +38,7 @@ def check_tokenizer_folder(folder: Path) -> None:
         raise GenrefineError(f"the model lacks the vocabulary '{folder / VOCABULARIES[0]}'; fetch or save it again")
     for path in (config, *vocabularies):
         if path.suffix == ".json":
-            try:
-                json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                raise GenrefineError(
-                    f"'{path}' is not readable JSON ({error}); fetch or save the model again"
-                ) from error
+            read_json(path, "fetch or save the model again")
 
 
 def encoder_shapes(path: Path, encoder_class: type[Any], config: dict[str, Any]) -> list[dict[str, tuple[int, ...]]]:

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from genrefine.errors import GenrefineError
-from genrefine.files import require_writable_folder, write_atomically
+from genrefine.files import json_object, read_json, require_writable_folder, write_atomically
 
 CONFIG, WEIGHTS, HEADER = "adapter_config.json", "adapter_model.safetensors", "genrefine"
 _PREFIX = "base_model.model."
@@ -93,7 +93,7 @@ def read_adapter(folder: str | os.PathLike[str]) -> Adapter:
     path = Path(folder)
     if not (path / CONFIG).is_file() or not (path / WEIGHTS).is_file():
         raise GenrefineError(f"'{folder}' is no adapter folder: expected {CONFIG} and {WEIGHTS}; check the path")
-    config = _read_config(path / CONFIG)
+    config = read_json(path / CONFIG, "fetch or save the adapter again")
     defaults: dict[str, Any] = json.loads(json.dumps(LoraConfig().to_dict(), default=sorted))
     for key, value in config.items():
         if key not in defaults:
@@ -109,9 +109,9 @@ def read_adapter(folder: str | os.PathLike[str]) -> Adapter:
         with safe_open(path / WEIGHTS, framework="pt") as stored:
             header = (stored.metadata() or {}).get(HEADER, "{}")
             weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        facts = AdapterFacts(**json.loads(header))
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise GenrefineError(f"'{path / WEIGHTS}' is truncated or damaged ({error}); fetch or save it again") from error
+    facts = _facts_in(header, path / WEIGHTS)
     for name, tensor in weights.items():
         if not name.startswith(_PREFIX) or ".lora_" not in name:
             raise GenrefineError(
@@ -147,14 +147,23 @@ def write_adapter(
     write_atomically(Path(folder) / CONFIG, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise GenrefineError(f"'{path}' is not readable JSON ({error}); fetch or save the adapter again") from error
-    if not isinstance(config, dict):
-        raise GenrefineError(f"'{path}' must hold a JSON object; got {type(config).__name__}")
-    return config
+def _facts_in(header: str, path: Path) -> AdapterFacts:
+    """Return what a header says, which may come from anywhere."""
+    values = json_object(header, f"the header of '{path}'", "fetch or save the adapter again")
+    rows, base, names = values.get("class_rows"), values.get("base", {}), values.get("class_names", [])
+    is_known = values.keys() <= {"refiner", "base", "class_rows", "class_names"}
+    is_typed = (
+        isinstance(values.get("refiner", ""), str)
+        and isinstance(base, dict)
+        and all(isinstance(size, int | float) for size in base.values())
+        and (rows is None or (isinstance(rows, list) and all(row is None or type(row) is int for row in rows)))
+        and isinstance(names, list)
+        and all(isinstance(name, str) for name in names)
+        and (not names or (rows is not None and len(rows) == len(names)) or rows is None)
+    )
+    if not is_known or not is_typed:
+        raise GenrefineError(f"the header of '{path}' does not describe an adapter; fetch or save the adapter again")
+    return AdapterFacts(**values)
 
 
 def require_base(network: nn.Module, adapter: Adapter, folder: str | os.PathLike[str]) -> None:

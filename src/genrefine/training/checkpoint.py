@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from genrefine.data.store_files import DATA
 from genrefine.errors import GenrefineError
-from genrefine.files import flush, sha256_of, write_atomically
+from genrefine.files import flush, read_json, sha256_of, write_atomically
 from genrefine.training.averages import forget_pickle, load_averages, save_averages
 
 MAY_CHANGE = {"num_steps", "log_every", "preview_every", "save_every", "keep_checkpoints", "num_workers", "compile"}
@@ -46,7 +46,7 @@ def claim(out: Path, run: Mapping[str, Any]) -> FileLock:
     try:
         out.mkdir(parents=True, exist_ok=True)
         if record.exists():
-            before = json.loads(record.read_text())
+            before = read_json(record, "give another folder")
             differing = sorted(_differences(before, json.loads(text)))
             if differing:
                 raise GenrefineError(
@@ -64,8 +64,6 @@ def claim(out: Path, run: Mapping[str, Any]) -> FileLock:
         ) from error
     except OSError as error:
         raise GenrefineError(f"cannot write to {out}: {error.strerror}; give a folder you may write to") from error
-    except json.JSONDecodeError as error:
-        raise GenrefineError(f"{record} is not JSON; give another folder") from error
 
 
 def recorded_setting(out: Path, name: str) -> Any:
@@ -225,11 +223,11 @@ def damaged_file(state: Path) -> str:
     States of version 0.1.0 recorded no hashes and pass.
     """
     try:
-        hashes = json.loads((state / HASHES).read_text())
+        if not (state / HASHES).exists():
+            return ""
+        hashes = read_json(state / HASHES)
         return next((n for n, h in hashes.items() if not (state / n).is_file() or sha256_of(state / n) != h), "")
-    except FileNotFoundError:
-        return ""
-    except (OSError, ValueError, AttributeError):
+    except (OSError, GenrefineError):
         return HASHES
 
 
