@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs package clean
+.PHONY: demo test lint docs package fuzz clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,9 @@ docs: $(VENV)/.installed
 
 package: $(VENV)/.installed
 	$(BIN)/python scripts/check_package.py
+
+fuzz: $(VENV)/.installed
+	GENREFINE_FUZZ=50 $(BIN)/python -m pytest tests/faults
 
 test: lint docs
 	$(BIN)/python -m pytest

@@ -138,8 +138,8 @@ MUTATIONS = (
 )
 
 
-def noticed_by(mutation: Mutation, copy: Path) -> list[str]:
-    """Return the tests that fail in a checkout with a mutation.
+def noticed_by(mutation: Mutation, copy: Path) -> str:
+    """Return the first test that fails in a checkout with a mutation; nothing if none does.
 
     Raises:
         SystemExit: the code to replace does not stand there exactly once.
@@ -153,7 +153,17 @@ def noticed_by(mutation: Mutation, copy: Path) -> list[str]:
     path.write_text(whole.replace(mutation.old, mutation.new), encoding="utf-8")
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=no", *mutation.tests.split()],
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                "--tb=no",
+                "--maxfail=1",
+                *mutation.tests.split(),
+            ],
             cwd=copy,
             env={"PYTHONPATH": str(copy / "src"), "PATH": "/usr/bin:/bin", "HOME": str(copy)},
             capture_output=True,
@@ -162,8 +172,8 @@ def noticed_by(mutation: Mutation, copy: Path) -> list[str]:
         )
     finally:
         path.write_text(whole, encoding="utf-8")
-    lines = [line.split()[1] for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return [line.rpartition("::")[2].partition("[")[0] for line in lines]
+    failed = [line.split()[1] for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return failed[0].rpartition("::")[2].partition("[")[0] if failed else ""
 
 
 def main() -> None:
@@ -174,14 +184,11 @@ def main() -> None:
         copy = Path(work) / "copy"
         left = shutil.ignore_patterns(".git", ".venv", "build", "datasets", "weights", ".*_cache", "images")
         shutil.copytree(CHECKOUT, copy, ignore=left)
-        print("| broken | noticed by |\n|---|---|")
+        print("| broken | noticed first by |\n|---|---|")
         for mutation in chosen:
-            tests = list(dict.fromkeys(noticed_by(mutation, copy)))
-            shown = ", ".join(f"`{name}`" for name in tests[:3]) + (
-                f" and {len(tests) - 3} more" if len(tests) > 3 else ""
-            )
-            print(f"| {mutation.name} | {shown or '**nothing**'} |", flush=True)
-            holes += not tests
+            test = noticed_by(mutation, copy)
+            print(f"| {mutation.name} | {f'`{test}`' if test else '**nothing**'} |", flush=True)
+            holes += not test
     raise SystemExit(1 if holes else 0)
 
 

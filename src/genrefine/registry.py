@@ -33,6 +33,10 @@ def current_address(module: Any, name: Any) -> tuple[Any, Any]:
     return (ADDRESS, name) if (module, name) in _OLD else (module, name)
 
 
+def _is_address(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(part, str) for part in value)
+
+
 def with_current_addresses(index: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of a `model_index.json` with the addresses of today, and the name of its class alone.
 
@@ -42,7 +46,4 @@ def with_current_addresses(index: Mapping[str, Any]) -> dict[str, Any]:
     named = index.get("_class_name")
     if isinstance(named, list | tuple) and named:
         index = {**index, "_class_name": named[-1]}
-    return {
-        key: list(current_address(*value)) if isinstance(value, list | tuple) and len(value) == 2 else value
-        for key, value in index.items()
-    }
+    return {key: list(current_address(*value)) if _is_address(value) else value for key, value in index.items()}

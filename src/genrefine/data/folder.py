@@ -164,11 +164,11 @@ def _list_rows(root: Path, tables: Sequence[Path], files: Sequence[Path], kind: 
             name = _inside((table.parent / _file_name(row, where)).as_posix(), where)
             if not name.startswith(prefix):
                 continue
-            if not (root / name).exists():
+            if not os.path.exists(root / name):  # which takes a name that is too long as none, too
                 left_out.setdefault("a row without a file", []).append(name)
             elif Path(name).suffix.lower() in (PICTURES.suffixes | CLIPS.suffixes) - kind.suffixes:
                 left_out.setdefault(f"a row of no {kind.singular}", []).append(name)
-            elif not (root / name).is_file():
+            elif not os.path.isfile(root / name):
                 raise GenrefineError(f"{where}: '{name}' is no plain file; correct the row")
             elif name in rows:
                 raise GenrefineError(f"{where}: '{name}' has a row already; join the two")

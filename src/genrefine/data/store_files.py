@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrefine.errors import GenrefineError
-from genrefine.files import appearing, read_json, sha256_of
+from genrefine.files import appearing, one_line, read_json, sha256_of
 from genrefine.hbq import HBQ, Layout
 
 FORMAT = "genrefine code store"
@@ -98,7 +98,8 @@ def read_index(folder: Path) -> StoreIndex:
         index["code_shape"], index["class_names"] = tuple(index["code_shape"]), tuple(index["class_names"])
         return _checked(StoreIndex(**index, files=files))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise GenrefineError(f"index.json of code store '{folder}' makes no sense ({error}); {advice}") from error
+        reason = one_line(error)
+        raise GenrefineError(f"index.json of code store '{folder}' makes no sense ({reason}); {advice}") from error
 
 
 def _checked(index: StoreIndex) -> StoreIndex:
@@ -115,16 +116,17 @@ def _checked(index: StoreIndex) -> StoreIndex:
         raise ValueError("its items have another size than their codes")
     items, sizes = index.num_pictures * index.views, {}
     for file in index.files:
-        if Path(file.name).name != file.name or type(file.num_bytes) is not int:
+        if Path(file.name).name != file.name or len(file.name) > 100 or type(file.num_bytes) is not int:
             raise ValueError(f"it names the file {file.name!r}")
         sizes[file.name] = file.num_bytes
     shards = [size for name, size in sizes.items() if name.startswith("codes-")]
     full = index.shard_items * index.bytes_per_item
-    expected = [
-        min(full, items * index.bytes_per_item - start * full) for start in range(-(-items // index.shard_items))
-    ]
-    if shards != expected or sizes.get("labels.bin") != 4 * index.num_pictures or "names.json" not in sizes:
+    num_shards = -(-items // index.shard_items)  # compared before as many sizes are written down
+    ends = [min(full, items * index.bytes_per_item - start * full) for start in range(min(num_shards, len(shards)))]
+    if (len(shards), shards) != (num_shards, ends) or sizes.get("labels.bin") != 4 * index.num_pictures:
         raise ValueError("its files have other sizes than its items")
+    if "names.json" not in sizes:
+        raise ValueError("it has no names")
     if not all(isinstance(name, str) for name in index.class_names):
         raise ValueError("its classes have no names")
     return index

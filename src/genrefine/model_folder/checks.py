@@ -54,6 +54,8 @@ LOADING_OPTIONS = (
 """What `from_pretrained` hands on to diffusers; its other options would let pickles or foreign code in."""
 
 
+LARGEST_SIZE = 2**20
+"""Of anything that a configuration counts."""
 TRUSTED = ("genrefine", "diffusers", "transformers")
 """Packages whose classes a `model_index.json` may name."""
 
@@ -156,7 +158,17 @@ def check_component_folder(folder: Path, component_class: type[ConfigMixin]) -> 
         stored = _stored_shapes(folder)
         if "quantization_config" not in config:  # quantized weights have names and shapes of their own
             arguments = {name: config[name] for name in parameters if name in config}
+            _require_sizes(config_path, arguments, len(stored))
             _compare_weights(folder, stored, _expected_shapes(config_path, component_class, arguments))
+
+
+def _require_sizes(path: Path, arguments: dict[str, Any], num_weights: int) -> None:
+    """Refuse sizes that the stored weights cannot have, before a network of these sizes is built to compare them."""
+    for name, value in arguments.items():
+        most = num_weights if name in ("depth", "num_blocks") else LARGEST_SIZE
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and abs(number) > most:
+                raise GenrefineError(f"'{path}' must have at most {most:,} as '{name}'; got {number:.4g}; correct it")
 
 
 def close_match(word: str, words: Iterable[str]) -> str:
@@ -222,7 +234,7 @@ def _expected_shapes(path: Path, component_class: type[Any], arguments: dict[str
             network = component_class(**arguments)
     except GenrefineError as error:
         raise GenrefineError(f"'{path}': {error}") from error
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
         reason = " ".join(str(error).split())
         raise GenrefineError(f"'{path}' does not describe a {component_class.__name__}: {reason[:200]}") from error
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}

@@ -34,7 +34,7 @@ def verify_checksums(folder: Path) -> None:
         return
     for name, record in read_json(path).items():
         weights = folder / name
-        if not isinstance(record, dict) or not {"bytes", "sha256"} <= set(record):
+        if not isinstance(record, dict) or not isinstance(record.get("bytes"), int) or "sha256" not in record:
             raise GenrefineError(f"'{path}' must record bytes and sha256 of '{name}'; fetch or save the model again")
         if not weights.is_file():
             raise GenrefineError(f"the model lacks its weight file '{weights}'; fetch or save the model again")

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from genrefine import registry
 from genrefine.errors import GenrefineError
-from genrefine.files import require_writable_folder, write_atomically
+from genrefine.files import one_line, require_writable_folder, write_atomically
 from genrefine.model_folder.checks import LOADING_OPTIONS, check_pipeline_folder
 from genrefine.model_folder.checksums import write_checksums
 from genrefine.model_folder.find import ADAPTER_FILES, FETCHING, fetch_folder
@@ -217,7 +217,14 @@ class RefinementPipeline(DiffusionPipeline, LoraBaseMixin):  # type: ignore[misc
         folder = Path(name) if os.path.isdir(name) else fetch_folder(name, kwargs)
         components = [part for part in parts if part not in cls._settings]
         check_pipeline_folder(folder, cls.__name__, cls._settings, components, kwargs)
-        pipeline = super().from_pretrained(str(folder), use_safetensors=True, **kwargs)
+        try:
+            pipeline = super().from_pretrained(str(folder), use_safetensors=True, **kwargs)
+        except (TypeError, ValueError, KeyError, AttributeError, IndexError, RecursionError) as error:
+            if isinstance(error, GenrefineError):
+                raise
+            # A value of the right name and no sense, which only the libraries below know.
+            reason = f"{type(error).__name__}: {one_line(error)[:300]}"
+            raise GenrefineError(f"'{folder}' cannot be loaded ({reason}); correct it, or fetch it again") from error
         for part in (pipeline, pipeline.refiner, pipeline.visual_tokenizer):
             _forget_origin(part)
         dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))

@@ -233,7 +233,10 @@ class PublishedLaws:
 
 def with_published(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a saved configuration with the laws that version 0.1.0 had as options in their place."""
-    config, laws = dict(config), dict(config.get("published") or {})
+    config, laws = dict(config), config.get("published") or {}
+    if not isinstance(laws, Mapping):
+        raise GenrefineError(f"published must name the laws of a program; got {laws!r}")
+    laws = dict(laws)
     for name in ("schedule_cap", "schedule_steps", "final_pass", "stop_at"):
         if name in config:
             laws[name] = config.pop(name)
