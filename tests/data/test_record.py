@@ -102,6 +102,7 @@ def test_beyond_the_limit_only_stamps_count(folder: Path, monkeypatch) -> None:
     assert {item.content for item in record.items} == {""}
     change_content(folder)
     assert record.changes(DataRecord.of(ImageSource(folder), record)) == "1 replaced (cats/a.png)"
+    assert record.without_stamps().changes(record) == "", "nothing is known of either content"
 
 
 def test_a_file_of_records_is_kept_and_compared(folder: Path, tmp_path: Path) -> None:

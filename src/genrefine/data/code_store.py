@@ -129,7 +129,7 @@ class CodeStore(Dataset[tuple[Tensor, int]]):
                 code_shape=(channels, t, h, w),
                 views=2 if flips else 1,
                 class_names=source.class_names,
-                data=DataRecord.of(source).to_json(),
+                data=DataRecord.of(source).without_stamps().to_json(),
             )
         return cls.open(path)
 

@@ -6,6 +6,7 @@ in which neighbors of one name make one item (`0001.jpg`, `0001.txt`, `0001.json
 dotted name, `json.caption`.
 """
 
+import hashlib
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -58,12 +59,14 @@ class TableListing:
         items: the items' column alone.
         item_column: its name.
         names: one per row.
+        written: what changes when one of the files of the table is written anew; empty if that is not known.
     """
 
     table: Any
     items: Any
     item_column: str
     names: Sequence[str]
+    written: str = ""
     left_out: LeftOut = field(default_factory=dict)
 
     @property
@@ -92,8 +95,8 @@ class TableListing:
         return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"])
 
     def stamp(self, index: int) -> str:
-        """Return the name that `datasets` gives to the content of the table."""
-        return str(getattr(self.items, "_fingerprint", ""))
+        """Return what changes when one of the files of the table is written anew."""
+        return self.written
 
 
 def list_items(
@@ -221,4 +224,11 @@ def _list_table(table: Any, kind: Kind, item_column: str, path: str) -> TableLis
     for batch in items.with_format("arrow").iter(1000):
         for path_of_cell in batch[item_column].combine_chunks().field("path").to_pylist():
             names.append(path_of_cell or f"row {len(names)}")
-    return TableListing(table.remove_columns(item_column), items, item_column, names)
+    return TableListing(table.remove_columns(item_column), items, item_column, names, _written(Path(path)))
+
+
+def _written(place: Path) -> str:
+    """Return a digest of names, sizes and times of the files of a table; nothing for one that is not here."""
+    files = [place] if place.is_file() else sorted(place / file for file in walk(place)) if place.is_dir() else []
+    stamps = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
+    return hashlib.blake2b("\n".join(stamps).encode(), digest_size=8).hexdigest() if stamps else ""

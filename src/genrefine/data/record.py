@@ -8,7 +8,7 @@ a copied data set is the same data set. Beyond `MOST_READ` bytes of content only
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from genrefine.data.source import Source
@@ -41,7 +41,7 @@ class ItemRecord:
         """Say whether both have the same content, as far as that is known."""
         if self.content and other.content:
             return self.content == other.content
-        return self.stamp == other.stamp
+        return not (self.stamp and other.stamp) or self.stamp == other.stamp
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,10 @@ class DataRecord:
         if self.decoding != later.decoding:
             parts.append(f"decoded by {later.decoding} instead of {self.decoding}")
         return ", ".join(parts)
+
+    def without_stamps(self) -> "DataRecord":
+        """Return what is the same for equal data, whenever and wherever its files were written."""
+        return DataRecord(self.decoding, tuple(replace(item, stamp="") for item in self.items))
 
     def to_json(self) -> str:
         """Return the record as JSON."""
