@@ -54,7 +54,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_clip_options(clips)
     for subject in (samples, prompts, clips):
         subject.add_argument(
-            "--extractor", type=Path, metavar="FILE", help="feature network, a .pt2 file (default: EfficientNet-Lite0)"
+            "--extractor",
+            type=Path,
+            metavar="FILE",
+            help="feature network, a .pt2 file, which is a program: one that you trust (default: EfficientNet-Lite0)",
         )
         subject.add_argument(
             "--extractor-size", type=positive, default=128, metavar="PIXELS", help="side of its input (128)"

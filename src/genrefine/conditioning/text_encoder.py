@@ -66,6 +66,7 @@ class TextEncoder:
         """
         from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
 
+        options = {**options, "trust_remote_code": False}  # said aloud: a name of the hub never brings code
         try:
             config = AutoConfig.from_pretrained(name, **options)
             encodes = type(config) in AutoModelForTextEncoding._model_mapping
