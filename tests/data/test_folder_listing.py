@@ -175,3 +175,26 @@ def test_a_table_that_cannot_be_read_is_one_line(tmp_path: Path, name: str, cont
     with pytest.raises(GenrefineError, match=message) as error:
         ImageSource(tmp_path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('" "', r"picture 'a.png' of .* must have a caption or a list of them in 'text'; got ' '"),
+        ('"\\u200b\\ufeff\\u00a0"', "must have a caption"),
+        ('["", " "]', "must have a caption"),
+        ('"a \\u0007 bell"', r"caption of picture 'a.png' of '.*': a prompt must be .* U\+0007 at position 2"),
+    ],
+)
+def test_a_caption_that_says_nothing_or_cannot_be_read_names_its_row(tmp_path: Path, text: str, message: str) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / "metadata.jsonl").write_text(f'{{"file_name": "a.png", "text": {text}}}\n')
+    with pytest.raises(GenrefineError, match=message):
+        ImageSource(tmp_path, caption_column="text")
+
+
+def test_of_several_captions_those_that_say_nothing_are_left_out(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    family = "\U0001f468\u200d\U0001f469"  # joined by a character without width
+    (tmp_path / "metadata.jsonl").write_text(f'{{"file_name": "a.png", "text": ["", "one", "\u200b", "{family}"]}}\n')
+    assert ImageSource(tmp_path, caption_column="text").captions == [("one", family)]

@@ -22,6 +22,7 @@ from genrefine.conditioning.text_condition import FirstFrame, TextCondition
 from genrefine.errors import GenrefineError, GenrefineNotice
 
 MAX_TOKENS = 512
+_INVISIBLE = ("Zs", "Zl", "Zp", "Cf")
 NAMED_CHARACTERS = 120
 
 
@@ -189,6 +190,11 @@ class TextEncoder:
         self._cache[self._key(text)] = embedding
         while len(self._cache) > self.cache_size:
             self._cache.popitem(last=False)
+
+
+def says_nothing(prompt: str) -> bool:
+    """Say whether a text has nothing but white space and characters without width."""
+    return all(unicodedata.category(character) in _INVISIBLE or character in "\t\n\r" for character in prompt)
 
 
 def readable_prompt(prompt: str) -> str:

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from genrefine.conditioning.text_encoder import readable_prompt, says_nothing
 from genrefine.data.folder import LABEL_COLUMNS, Kind
 from genrefine.data.listing import Listing, list_items
 from genrefine.errors import GenrefineError
@@ -150,13 +151,23 @@ class Source(Dataset[tuple[Tensor, int]], ABC):
             cells = [column[row] for column in columns]
             lists = [cell if isinstance(cell, list | tuple) else [cell] for cell in cells if cell is not None]
             texts = [text for cell in lists for text in cell]
-            if not all(isinstance(text, str) for text in texts) or not any(texts):
+            is_text = all(isinstance(text, str) for text in texts)
+            texts = [text for text in texts if not is_text or not says_nothing(text)]
+            if not is_text or not texts:
                 where = ", ".join(f"'{name}'" for name in _names(names))
                 raise GenrefineError(
                     f"{self.kind.singular} '{self._listing.names[row]}' of '{self.path}' must have a caption or a list "
                     f"of them in {where}; got {cells[0]!r}; choose another column or drop the row"
                 )
-            found.append(tuple(dict.fromkeys(text for text in texts if text)))
+            for text in texts:  # now, not after all pictures were encoded
+                try:
+                    readable_prompt(text)
+                except GenrefineError as error:
+                    name = self._listing.names[row]
+                    raise GenrefineError(
+                        f"caption of {self.kind.singular} '{name}' of '{self.path}': {error}"
+                    ) from None
+            found.append(tuple(dict.fromkeys(texts)))
         return found
 
     def _skip_unreadable(self, progress: Callable[[int, int], None] | None) -> None:
