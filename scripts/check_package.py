@@ -63,7 +63,7 @@ def check_contents(wheel: Path, sdist: Path) -> None:
         raise SystemExit(f"error: the wheel brings {foreign[0]}, which is not of the package")
     with tarfile.open(sdist) as stored:
         rooms = {Path(name).parts[1] for name in stored.getnames() if len(Path(name).parts) > 1}
-    if rooms & {"tests", "datasets"}:
+    if rooms & {"tests", "datasets", "weights"}:
         raise SystemExit(f"error: the source distribution holds {', '.join(sorted(rooms))}")
     print(f"wheel {size:.1f} MB, source distribution {sdist.stat().st_size / 1e6:.1f} MB")
 

@@ -191,9 +191,8 @@ class Source(Dataset[tuple[Tensor, int]], ABC):
 def _but(left_out: Mapping[str, Sequence[str]]) -> str:
     """Say what is left out, or nothing."""
     parts = [
-        f"{len(names)} with {reason} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        if reason.startswith("an ending")
-        else f"{len(names)} as {reason} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        f"{len(names)} {'with' if reason.startswith('an ending') else 'as'} {reason} "
+        f"({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
         for reason, names in left_out.items()
     ]
     return f"; left out: {'; '.join(parts)}" if parts else ""
