@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from genrefine import ClassPipeline, ClassRefiner, TextPipeline, VisualTokenizer
+from genrefine.convert.checkpoint import read_checkpoint
+from genrefine.errors import GenrefineError
 from reading import read_json
 from tiny_models import tiny_clip_tokenizer, tiny_text_encoder, tiny_text_refiner
 
@@ -98,7 +101,7 @@ def test_other_weights_give_another_refiner(genrefine, published):
 def test_text_refiner_tokenizer_and_encoder_become_a_pipeline_that_generates(genrefine, published):
     for part in tiny_text_encoder("umt5"):
         part.save_pretrained("encoder")
-    words = ["text.pth", "--attention", "joint", "--tokenizer", "tokenizer.ckpt"]
+    words = ["text.pth", "--attention", "joint", "--code-classes", 2, "--tokenizer", "tokenizer.ckpt"]
     answer = genrefine("convert", *words, "-o", "parts")
     assert answer.out.endswith("missing for a pipeline: the text encoder: --text-encoder DIR_OR_NAME\n")
     assert sorted(path.name for path in Path("parts").iterdir()) == ["checksums.json", "refiner", "visual_tokenizer"]
@@ -171,6 +174,22 @@ def write_safetensors(path: Path, tensors: dict[str, torch.Tensor], index: dict[
         (path.parent / "model.safetensors.index.json").write_text(content)
 
 
+def with_a_byte_altered(path: Path) -> bytes:
+    """Return an archive with one bit of its largest record changed."""
+    with zipfile.ZipFile(path) as archive:
+        record = max(archive.infolist(), key=lambda entry: entry.file_size)
+    content = bytearray(path.read_bytes())
+    content[record.header_offset + record.file_size // 2 + 128] ^= 1
+    return bytes(content)
+
+
+def test_an_altered_record_is_noticed_where_torch_notices_nothing(published):
+    (published / "altered.ckpt").write_bytes(with_a_byte_altered(published / "tokenizer.ckpt"))
+    torch.load(published / "altered.ckpt", weights_only=True)
+    with pytest.raises(GenrefineError, match="its checksum differs"):
+        read_checkpoint(published / "altered.ckpt")
+
+
 def test_shards_with_an_index_are_one_checkpoint(genrefine, published):
     weights = weights_of("text_refiner_joint_image.safetensors")
     names = list(weights)
@@ -178,7 +197,7 @@ def test_shards_with_an_index_are_one_checkpoint(genrefine, published):
     index = {name: shard for shard, own in halves.items() for name in own}
     for shard, own in halves.items():
         write_safetensors(published / "shards" / shard, {name: weights[name] for name in own}, index)
-    answer = genrefine("convert", "shards", "--attention", "prefix", "-o", "r")
+    answer = genrefine("convert", "shards", "--attention", "prefix", "--code-classes", 2, "-o", "r")
     assert (answer.code, answer.err) == (0, "")
     assert torch.equal(
         load_file("r/diffusion_pytorch_model.safetensors")["head.linear.bias"], weights["head.proj.bias"]
@@ -202,7 +221,14 @@ def test_shards_with_an_index_are_one_checkpoint(genrefine, published):
         ([*REFINER, "--tokenizer", "text.pth"], "the weights in 'text.pth' do not tell their attention"),
         ([*REFINER, "--tokenizer", "tokenizer.ckpt", "--rounds", "3"], "rounds of this refiner's codes is 4; got 3"),
         (["text.pth"], "give --attention prefix"),
-        (["tokenizer.ckpt", "--rounds", "99"], "rounds must be a whole number"),
+        (["tokenizer.ckpt", "--rounds", "99"], "rounds must be from 1 to 16"),
+        (["text.pth", "--attention", "joint"], "give code_classes (--code-classes)"),
+        (
+            ["text.pth", "--attention", "joint", "--code-classes", "-3"],
+            "code_classes must be from 2 to 65536; got '-3'",
+        ),
+        (["altered.ckpt"], "of altered.ckpt is not what was saved (its checksum differs)"),
+        (["packed.ckpt"], "which torch.save never writes"),
         (["tokenizer.ckpt", "--layout", "byte"], "invalid choice: 'byte'"),
         (["tokenizer.ckpt", "--out", "full"], "new or empty folder"),
         (["tokenizer.ckpt", "--out", "words.pth/x"], "cannot write"),
@@ -240,6 +266,9 @@ def test_wrong_requests_end_in_one_line_and_code_2(genrefine, published, words, 
         write_safetensors(published / f"repeated/{name}.safetensors", one, index)
     write_safetensors(published / "integers.safetensors", {"a": torch.ones(1, dtype=torch.int64)})
     write_safetensors(published / "foreign.safetensors", one)
+    (published / "altered.ckpt").write_bytes(with_a_byte_altered(published / "tokenizer.ckpt"))
+    with zipfile.ZipFile(published / "packed.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("packed/data/0", bytes(1 << 20))
     broken = weights_of("tokenizer.safetensors")
     broken["conv1.bias"] = broken["conv1.bias"] * float("nan")
     torch.save({"vae": broken}, published / "nan.ckpt")

@@ -141,14 +141,17 @@ def test_missing_unknown_and_misshapen_weights_are_named(checkpoint, tmp_path):
     without = {key: tensor for key, tensor in weights.items() if key != "net.blocks.2.mlp.w3.bias"}
     gate, positions = "net.blocks.0.attn.gate", weights["net.pos_embed"]
     cases = {
-        "missing: blocks.2.mlp.output.bias; unexpected: none": without,
+        "missing: net.blocks.2.mlp.w3.bias (here blocks.2.mlp.output.bias); unexpected: none": without,
         "a class refiner, but it has keys that the published network does not: net.blocks.0.attn.gate": {
             **weights,
             gate: torch.ones(1),
         },
-        "head.linear.bias is (31,), not (32,)": {**weights, "net.final_layer.linear.bias": torch.zeros(31)},
+        "net.final_layer.linear.bias (here head.linear.bias) is (31,), not (32,)": {
+            **weights,
+            "net.final_layer.linear.bias": torch.zeros(31),
+        },
         "it differs by 1;": {**weights, "net.pos_embed": positions + 1},
-        "no weight for 'pos_embed'": {"net.blocks.0.norm1.weight": torch.ones(64)},
+        "it has no pos_embed": {"net.blocks.0.norm1.weight": torch.ones(64)},
         "two keys for one weight, 'net.pos_embed' and 'pos_embed'": {**weights, "pos_embed": positions},
         "one of 'head.linear.bias' is NaN": {**weights, "net.final_layer.linear.bias": torch.full((32,), torch.nan)},
         "no published network has these keys: a.weight, b.weight, c.weight and 1 more": {
@@ -203,3 +206,20 @@ def test_other_number_formats_are_kept_or_written_as_asked(checkpoint, tmp_path)
     mixed = {key: tensor.bfloat16() if tensor.ndim > 1 else tensor for key, tensor in weights.items()}
     with pytest.raises(GenrefineError, match="mixes bfloat16 and float32; choose the format"):
         converted(rewrite(checkpoint, model_ema1=mixed), tmp_path / "mixed")
+
+
+@pytest.mark.parametrize("rounds", ["three", [3], 10**6, 0, -1, True, 2.0])
+def test_training_arguments_of_odd_types_end_in_one_line(checkpoint, tmp_path, rounds):
+    path = rewrite(checkpoint, args=argparse.Namespace(method="GRN_ind", hbq_round=rounds))
+    with pytest.raises(GenrefineError, match="hbq_round in the file's training arguments must be from 1 to 16"):
+        converted(path, tmp_path / "ours")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("code_classes", True), ("code_classes", 1), ("rounds", 10**6), ("layout", "bits"), ("attention", "May"),
+     ("in_context_start", -1)],
+)  # fmt: skip
+def test_hints_of_no_sense_end_in_one_line(name, value):
+    with pytest.raises(GenrefineError, match=f"{name} must be .*; got '{value}'; correct it"):
+        Hints(**{name: value})

@@ -25,7 +25,9 @@ def write(path, content):
 
 
 def test_a_released_file_becomes_a_folder_that_gives_the_published_logits(tmp_path):
-    convert(write(tmp_path / "published.pth", WEIGHTS), tmp_path / "refiner", hints=Hints(attention="joint"))
+    convert(
+        write(tmp_path / "published.pth", WEIGHTS), tmp_path / "refiner", hints=Hints(attention="joint", code_classes=2)
+    )
     refiner = TextRefiner.from_pretrained(tmp_path / "refiner")
     assert refiner.config.attention == "joint"
     condition = TextCondition.of([GOLDEN["in.text_cond"]], GOLDEN["in.text_uncond"])
@@ -42,7 +44,7 @@ def test_a_training_checkpoint_gives_averaged_weights_if_it_has_them(tmp_path, a
     last, mean = ({key: torch.full_like(w, value) for key, w in WEIGHTS.items()} for value in (1.0, 2.0))
     trainer = {"config": {}, "gpt_fsdp": last, "gpt_fsdp_opt": None, "gpt_ema_fsdp": mean if averaged else None}
     checkpoint = write(tmp_path / "global_step_5.pth", {"args": {"a": 1}, "epoch": 0, "iter": 5, "trainer": trainer})
-    convert(checkpoint, tmp_path / "refiner", hints=Hints(attention="prefix"))
+    convert(checkpoint, tmp_path / "refiner", hints=Hints(attention="prefix", code_classes=2))
     refiner = TextRefiner.from_pretrained(tmp_path / "refiner")
     assert refiner.config.attention == "prefix"
     assert all((weight == expected).all() for weight in refiner.parameters())
@@ -72,8 +74,20 @@ def test_attention_is_never_guessed(tmp_path):
         with pytest.raises(GenrefineError, match=f"error{hint}; give --attention prefix .* --attention joint"):
             convert(path, tmp_path / "refiner")
     assert not (tmp_path / "refiner").exists()
-    made = convert(path, tmp_path / "refiner", hints=Hints(attention="prefix"))
+    made = convert(path, tmp_path / "refiner", hints=Hints(attention="prefix", code_classes=2))
     assert "but 'FSA' in the file's name suggests joint" in made.notes[0]
+
+
+def test_classes_of_a_code_are_asked_for_unless_the_channels_are_those_of_released_models(tmp_path):
+    """An index network of 8 rounds would else be converted as one of binary labels, and draw noise."""
+    path = write(tmp_path / "index.pth", WEIGHTS)
+    with pytest.raises(GenrefineError, match=r"512 one-hot channels and this one 32, .*; give code_classes"):
+        convert(path, tmp_path / "refiner", hints=Hints(attention="joint"))
+    made = convert(path, tmp_path / "refiner", hints=Hints(attention="joint", code_classes=16))
+    assert "text refiner: codes: 2 channels of 16 classes, as given" in made.notes
+    shapes = MANIFESTS["june_t2v_i2v_GRN8b_bit"]["shapes"]
+    released = network_from_weights({key: torch.empty(shape, device="meta") for key, shape in shapes.items()})
+    assert released.config["code_classes"] == 2
 
 
 def test_the_8b_size_exists_with_joint_attention_only():
@@ -97,15 +111,17 @@ def test_layouts_read_the_same_weights_differently():
 def test_foreign_missing_or_misshapen_weights_are_named(tmp_path):
     def converted(weights, **hints):
         path = write(tmp_path / "other.pth", weights)
-        return convert(path, tmp_path / "refiner", hints=Hints(attention="joint", **hints))
+        return convert(path, tmp_path / "refiner", hints=Hints(**{"attention": "joint", "code_classes": 2, **hints}))
 
     with pytest.raises(GenrefineError, match=r"does not: lm_head\.weight"):
         converted({**WEIGHTS, "lm_head.weight": torch.ones(1)})
-    with pytest.raises(GenrefineError, match=r"missing: signal_embedding\.input\.bias"):
+    with pytest.raises(
+        GenrefineError, match=r"missing: pt_embedder\.mlp\.0\.bias \(here signal_embedding\.input\.bias\)"
+    ):
         converted({key: w for key, w in WEIGHTS.items() if key != "pt_embedder.mlp.0.bias"})
-    with pytest.raises(GenrefineError, match=r"head\.linear\.bias is \(5,\), not \(32,\)"):
+    with pytest.raises(GenrefineError, match=r"head\.proj\.bias \(here head\.linear\.bias\) is \(5,\), not \(32,\)"):
         converted({**WEIGHTS, "head.proj.bias": torch.ones(5)})
-    with pytest.raises(GenrefineError, match=r"no weight for 'text_embedding\.weight'"):
+    with pytest.raises(GenrefineError, match=r"has no text_proj\.weight \(here text_embedding\.weight\)"):
         converted({key: w for key, w in WEIGHTS.items() if not key.startswith("text_proj")})
     with pytest.raises(GenrefineError, match="code_classes must divide the 32 one-hot channels; got 3"):
         converted(WEIGHTS, code_classes=3)

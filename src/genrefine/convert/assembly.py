@@ -118,7 +118,7 @@ def _speaking(tokenizer: Network, refiner: Network, hints: Hints) -> Network:
         if given is not None and given != value:
             raise GenrefineError(f"{name} of this refiner's codes is {value}; got {given}; leave it out")
     spoken = with_codes(tokenizer, Hints(rounds=rounds, layout=layout, bounded=hints.bounded))
-    notes = [note for note in tokenizer.notes if "weights '" in note]
+    notes = [note for note in tokenizer.notes if "weights '" in note or "latents: " in note]
     notes.append(f"visual tokenizer: codes: {rounds} rounds, {layout} layout, as the refiner has them")
     return Network(spoken.kind, spoken.config, spoken.weights, spoken.renames, notes)
 

@@ -4,8 +4,9 @@ A published file is a pickle of nested dictionaries of tensors, or safetensors. 
 `weights_only=True`; the one class let through is `argparse.Namespace`, the training arguments inside the
 class-to-image files. Tensors stay on disk, mapped, until they are used.
 
-Refused in one line: files that are damaged, or that hold other objects, archives with names that repeat or leave the
-archive, tensors that no key leads to (a key that was given twice), and weights that are no floating-point numbers.
+Refused in one line: files that are damaged (the checksum of every record in an archive is computed), or that hold other
+objects, archives with names that repeat or leave the archive or with compressed records, tensors that no key leads to
+(a key that was given twice), and weights that are no floating-point numbers.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from genrefine.errors import GenrefineError
 
@@ -28,6 +30,7 @@ WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 PICKLES = (".pth", ".pt", ".ckpt", ".bin")
 SAFETENSORS = ".safetensors"
 _LONGEST_HEADER = 100_000_000
+_PIECE = 1 << 20
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -73,15 +76,42 @@ def _checked_records(path: Path) -> int:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError) as error:
+            _check_entries(path, entries)
+            _check_contents(path, archive, entries)
+    except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError, RuntimeError, EOFError, OSError) as error:
         raise GenrefineError(f"{path.name} is not or is damaged ({error}); download it again") from error
+    return sum(bool(re.fullmatch(r"[^/]+/data/\d+", entry.filename)) and entry.file_size > 0 for entry in entries)
+
+
+def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
     names = Counter(entry.filename for entry in entries)
     for name, count in names.items():
         if count > 1:
             raise GenrefineError(f"the archive {path.name} has the name '{name}' {count} times; download it again")
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
             raise GenrefineError(f"the archive {path.name} has the name '{name}', which leaves it; do not load it")
-    return sum(bool(re.fullmatch(r"[^/]+/data/\d+", entry.filename)) and entry.file_size > 0 for entry in entries)
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise GenrefineError(
+                f"the archive {path.name} has the compressed record '{entry.filename}', which torch.save never writes; "
+                "do not load it"
+            )
+
+
+def _check_contents(path: Path, archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> None:
+    """Read every record once; torch compares no checksum, and takes altered weights for weights."""
+    total = sum(entry.file_size for entry in entries)
+    with tqdm(total=total, unit="B", unit_scale=True, desc="checking", disable=None, leave=False, delay=1) as bar:
+        for entry in entries:
+            try:
+                with archive.open(entry) as record:
+                    while piece := record.read(_PIECE):
+                        bar.update(len(piece))
+            except zipfile.BadZipFile as error:
+                raise GenrefineError(
+                    f"record '{entry.filename}' of {path.name} is not what was saved (its checksum differs); download "
+                    "the file again, or save it again if it was written without checksums"
+                ) from error
 
 
 def _tensors(content: Any) -> Iterator[Tensor]:

@@ -11,15 +11,16 @@ published size on 16 x 16 positions is taken to speak the codes of the published
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from genrefine.convert.checkpoint import State
-from genrefine.convert.translation import build_exactly, translate
+from genrefine.convert.translation import Naming, build_exactly, translate
 from genrefine.errors import GenrefineError
+from genrefine.hbq import MAX_ROUNDS
 from genrefine.nn.embeddings import grid_sinusoid
 from genrefine.refiner import CLASS_REFINER_SIZES, ClassRefiner, class_refiner_config
 
@@ -63,6 +64,13 @@ def rename(key: str) -> str | None:
     return ours and f"blocks.{block[1]}.{ours}.{leaf}"
 
 
+def naming(keys: Iterable[str]) -> Naming:
+    """Return how a file with these keys calls its weights."""
+    modules = (*OUTSIDE_BLOCKS, *(f"blocks.0.{module}" for module in INSIDE_BLOCKS))
+    leaves = [f"{module}.{leaf}" for module in modules for leaf in ("weight", "bias")]
+    return Naming(rename, tuple(keys), (POSITIONS, "in_context_posemb", *leaves))
+
+
 def translate_weights(state: Mapping[str, Tensor]) -> State:
     """Return published weights, with or without `net.`, under our names and in our shapes, `pos_embed` included.
 
@@ -96,7 +104,9 @@ def infer_config(state: State, code_classes: int, in_context_start: int | None =
         hidden = state["blocks.0.mlp.output.weight"].shape[1]
         num_rows = len(state["class_embedding.weight"])
     except KeyError as error:
-        raise GenrefineError(f"checkpoint must be a published class refiner; it has no weight for {error}") from error
+        raise GenrefineError(
+            f"checkpoint must be a published class refiner; it has no {naming(()).in_file(error.args[0])}"
+        ) from error
     depth = _depth(state)
     side = math.isqrt(num_tokens)
     if side * side != num_tokens:
@@ -136,7 +146,7 @@ def class_refiner_from_weights(
     ours = translate_weights(state)
     config = infer_config(ours, code_classes, in_context_start)
     drop_positions(ours, config)
-    return build_exactly(ClassRefiner, config, ours)
+    return build_exactly(ClassRefiner, config, ours, naming(state))
 
 
 def drop_positions(ours: State, config: Mapping[str, Any]) -> None:
@@ -208,4 +218,11 @@ def _stored_code_classes(arguments: Any) -> int | None:
     method, rounds = getattr(arguments, "method", None), getattr(arguments, "hbq_round", None)
     if method == "GRN_bit":
         return 2
-    return 2 ** int(rounds) if method == "GRN_ind" and rounds is not None else None
+    if method != "GRN_ind" or rounds is None:
+        return None
+    if not isinstance(rounds, int) or isinstance(rounds, bool) or not 1 <= rounds <= MAX_ROUNDS:
+        raise GenrefineError(
+            f"hbq_round in the file's training arguments must be from 1 to {MAX_ROUNDS}; it is {str(rounds)[:40]!r}; "
+            "give code_classes"
+        )
+    return 2**rounds

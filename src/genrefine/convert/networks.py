@@ -7,7 +7,7 @@
 | visual tokenizer | all sizes | rounds, layout, tanh: published values unless given |
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -16,8 +16,16 @@ from torch import Tensor
 
 from genrefine.convert import class_refiner, text_refiner, tokenizer
 from genrefine.convert.checkpoint import State
-from genrefine.convert.translation import RenamedWeights, build_exactly, on_meta, rename_table, require_fit, translate
+from genrefine.convert.translation import (
+    RenamedWeights,
+    build_exactly,
+    on_meta,
+    rename_table,
+    require_fit,
+    translate,
+)
 from genrefine.errors import GenrefineError
+from genrefine.hbq import MAX_ROUNDS
 from genrefine.refiner import ClassRefiner, TextRefiner
 from genrefine.tokenizer import VisualTokenizer
 
@@ -26,6 +34,17 @@ KINDS: dict[str, type[ModelMixin]] = {
     "text refiner": TextRefiner,
     "visual tokenizer": VisualTokenizer,
 }
+
+
+ALLOWED: dict[str, Sequence[Any]] = {
+    "code_classes": range(2, 2**MAX_ROUNDS + 1),
+    "in_context_start": range(1000),
+    "attention": ("prefix", "joint"),
+    "rounds": range(1, MAX_ROUNDS + 1),
+    "layout": ("bit", "index"),
+    "bounded": (True, False),
+}
+"""What a hint may be."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +67,13 @@ class Hints:
     layout: str | None = None
     bounded: bool | None = None
 
+    def __post_init__(self) -> None:
+        for name in self.given():
+            value, allowed = getattr(self, name), ALLOWED[name]
+            if type(value) is not type(allowed[0]) or value not in allowed:
+                said = ", ".join(map(str, allowed)) if len(allowed) < 3 else f"from {allowed[0]} to {allowed[-1]}"
+                raise GenrefineError(f"{name} must be {said}; got {str(value)[:40]!r}; correct it, or leave it out")
+
     def given(self) -> set[str]:
         """Return the names of what is said."""
         return {part.name for part in fields(self) if getattr(self, part.name) is not None}
@@ -59,6 +85,13 @@ READS = {
     "visual tokenizer": {"rounds", "layout", "bounded"},
 }
 """What can be said about each kind."""
+
+
+NAMING = {
+    "class refiner": class_refiner.naming,
+    "text refiner": text_refiner.naming,
+    "visual tokenizer": tokenizer.naming,
+}
 
 
 @dataclass(frozen=True)
@@ -116,7 +149,7 @@ def network_from_weights(
     network = {"class refiner": _class_refiner, "text refiner": _text_refiner, "visual tokenizer": _tokenizer}[kind](
         state, hints, arguments, file_name
     )
-    require_fit(network.on_meta(), network.weights)
+    require_fit(network.on_meta(), network.weights, NAMING[kind](state))
     return network
 
 
@@ -126,11 +159,7 @@ def recognize(state: Mapping[str, Tensor]) -> str:
     Raises:
         GenrefineError: naming the first keys, if no published network has any of them; or those that do not fit.
     """
-    renames: dict[str, Callable[[str], str | None]] = {
-        "class refiner": class_refiner.rename,
-        "text refiner": text_refiner.renaming(state),
-        "visual tokenizer": tokenizer.rename,
-    }
+    renames = {kind: naming(state).rename for kind, naming in NAMING.items()}
     fits = {kind: [key for key in state if rename(key) is not None] for kind, rename in renames.items()}
     best = max(fits, key=lambda kind: len(fits[kind]))
     wrong = [key for key in state if key not in set(fits[best])]
@@ -156,13 +185,13 @@ def _class_refiner(state: Mapping[str, Tensor], hints: Hints, arguments: Any, fi
 
 def _text_refiner(state: Mapping[str, Tensor], hints: Hints, arguments: Any, file_name: str) -> Network:
     ours = text_refiner.translate_weights(state)
-    classes = hints.code_classes or 2
-    config = text_refiner.infer_config(ours, "joint", classes)
-    config["attention"], how = text_refiner.require_attention(hints.attention, config, file_name)
+    config = text_refiner.infer_config(ours, "joint", hints.code_classes or 2)
+    attention, how = text_refiner.require_attention(hints.attention, config, file_name)
+    classes, how_many = text_refiner.find_code_classes(ours, hints.code_classes)
+    config |= {"attention": attention, "code_classes": classes}
     notes = [
         f"attention: {config['attention']}, {how}",
-        f"codes: {config['code_channels']} channels of {classes} classes, "
-        + ("as given" if hints.code_classes else "as in every released text model"),
+        f"codes: {config['code_channels']} channels of {classes} classes, {how_many}",
     ]
     return Network("text refiner", config, ours, rename_table(state, text_refiner.renaming(state), ours), notes)
 
@@ -179,6 +208,10 @@ def with_codes(network: Network, hints: Hints) -> Network:
     """Return a tokenizer with the rounds and layout that the caller says, or those it has."""
     given = {name: getattr(hints, name) for name in READS["visual tokenizer"] & hints.given()}
     config = {**network.config, **given}
-    known = "as given" if given else "as published"
-    note = f"codes: {config['rounds']} rounds, {config['layout']} layout, {known}"
-    return Network(network.kind, config, network.weights, network.renames, [note])
+    known = {name: "as given" if name in given else "as published" for name in READS["visual tokenizer"]}
+    through = "through tanh" if config["bounded"] else "as they are"
+    notes = [
+        f"codes: {config['rounds']} rounds ({known['rounds']}), {config['layout']} layout ({known['layout']})",
+        f"latents: {through} ({known['bounded']})",
+    ]
+    return Network(network.kind, config, network.weights, network.renames, notes)

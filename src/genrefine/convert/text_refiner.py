@@ -4,7 +4,8 @@ A released file is a flat dictionary of weights; a training checkpoint has them 
 `gpt_ema_fsdp`, else `gpt_fsdp`. Blocks are stored in chunks, `block_chunks.C.module.M`, which are counted through.
 Every tensor keeps its shape.
 
-Shapes tell every size but two. The classes of one code: every released file is of the bit layout, 2 classes. And the
+Shapes tell every size but two. The classes of one code: every released file is of the bit layout, 2 classes, and is
+known by its channels; of another one they have to be said. And the
 layout of attention: 2 B weights of May 2026 are "prefix", those of June "joint", with the same names and shapes, so
 nothing in the file tells them apart and the wrong choice gives wrong pictures without an error. It has to be said.
 The 8 B size exists in the June program only.
@@ -18,7 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from genrefine.convert.checkpoint import State
-from genrefine.convert.translation import Rename, build_exactly, translate
+from genrefine.convert.translation import Naming, Rename, build_exactly, translate
 from genrefine.errors import GenrefineError
 from genrefine.refiner.text_refiner import TextRefiner
 
@@ -45,6 +46,8 @@ INSIDE_BLOCKS = {
 }
 JOINT_MARK = "FSA"
 """In the file names that the authors give to joint weights; a hint, no proof."""
+RELEASED_CHANNELS = 2 * 4 * 64
+"""One-hot channels of every released text model: binary labels, 4 rounds, 64 latent channels."""
 JOINT_ONLY = (36, 4096)
 """Depth and width of the 8 B size."""
 _BLOCK = re.compile(r"block_chunks\.(\d+)\.module\.(\d+)\.(.+)")
@@ -77,6 +80,13 @@ def renaming(keys: Iterable[str]) -> Rename:
     return partial(rename, blocks_per_chunk=1 + max(places, default=0))
 
 
+def naming(keys: Iterable[str]) -> Naming:
+    """Return how a file with these keys calls its weights."""
+    keys = tuple(keys)
+    modules = (*OUTSIDE_BLOCKS, *(f"block_chunks.0.module.0.{module}" for module in INSIDE_BLOCKS))
+    return Naming(renaming(keys), keys, [f"{module}.{leaf}" for module in modules for leaf in ("weight", "bias")])
+
+
 def infer_config(state: State, attention: str, code_classes: int = 2) -> dict[str, Any]:
     """Return the arguments of `TextRefiner` for translated weights.
 
@@ -95,7 +105,9 @@ def infer_config(state: State, attention: str, code_classes: int = 2) -> dict[st
         kv_width = len(state["blocks.0.attention.key.weight"])
         mlp_width = len(state["blocks.0.mlp.gate.weight"])
     except KeyError as error:
-        raise GenrefineError(f"checkpoint must be a published text refiner; it has no weight for {error}") from error
+        raise GenrefineError(
+            f"checkpoint must be a published text refiner; it has no {naming(()).in_file(error.args[0])}"
+        ) from error
     if code_classes < 2 or one_hot_channels % code_classes:
         raise GenrefineError(
             f"code_classes must divide the {one_hot_channels} one-hot channels; got {code_classes}; "
@@ -121,7 +133,29 @@ def text_refiner_from_weights(state: Mapping[str, Tensor], attention: str, code_
         GenrefineError: if names or shapes are not those of the published network.
     """
     ours = translate_weights(state)
-    return build_exactly(TextRefiner, infer_config(ours, attention, code_classes), ours)
+    return build_exactly(TextRefiner, infer_config(ours, attention, code_classes), ours, naming(state))
+
+
+def find_code_classes(state: State, given: int | None) -> tuple[int, str]:
+    """Return the classes of one code, and how they are known.
+
+    Args:
+        state: what `translate_weights` returns.
+        given: by the caller.
+
+    Raises:
+        GenrefineError: if nothing tells them.
+    """
+    if given is not None:
+        return given, "as given"
+    weight = state.get("code_embedding.weight")
+    channels = weight.shape[1] if weight is not None and weight.ndim == 2 else 0
+    if channels == RELEASED_CHANNELS:
+        return 2, f"as in every released text model, which have {channels} one-hot channels"
+    raise GenrefineError(
+        f"released text models have {RELEASED_CHANNELS} one-hot channels and this one {channels}, which does not "
+        "tell the classes of one code; give code_classes (--code-classes): 2 if of the bit layout, else 2**rounds"
+    )
 
 
 def require_attention(given: str | None, config: Mapping[str, Any], file_name: str) -> tuple[str, str]:

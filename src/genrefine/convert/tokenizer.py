@@ -15,13 +15,13 @@ and the same for the decoder with `upsamples` and `upsample`.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from genrefine.convert.checkpoint import State
-from genrefine.convert.translation import build_exactly, translate
+from genrefine.convert.translation import Naming, build_exactly, translate
 from genrefine.errors import GenrefineError
 from genrefine.hbq import Layout
 from genrefine.tokenizer import VisualTokenizer
@@ -50,6 +50,16 @@ def rename(key: str) -> str | None:
     module, _, leaf = key.rpartition(".")
     ours = ENDS.get(module) or _rename_middle(module) or _rename_stage(module)
     return ours and f"{ours}.{leaf}"
+
+
+def naming(keys: Iterable[str]) -> Naming:
+    """Return how a file with these keys calls its weights."""
+    layers = (*INSIDE_BLOCKS, *RESAMPLING)
+    stages = [f"encoder.downsamples.0.downsamples.0.{layer}" for layer in layers]
+    stages += [f"decoder.upsamples.0.upsamples.0.{layer}" for layer in layers]
+    middle = [f"{half}.middle.0.{layer}" for half in ("encoder", "decoder") for layer in (*INSIDE_BLOCKS, *ATTENTION)]
+    leaves = ("weight", "bias", "gamma")
+    return Naming(rename, tuple(keys), [f"{module}.{leaf}" for module in (*ENDS, *stages, *middle) for leaf in leaves])
 
 
 def _rename_middle(module: str) -> str | None:
@@ -100,7 +110,8 @@ def infer_config(state: State) -> dict[str, Any]:
             "encoder_outputs": len(state["conv_quant.weight"]) // latent_dim,
         }
     except (KeyError, ValueError) as error:
-        raise GenrefineError(f"checkpoint must be a published tokenizer; it has no weight for {error}") from error
+        lacks = naming(()).in_file(error.args[0]) if isinstance(error, KeyError) else "encoder.downsamples"
+        raise GenrefineError(f"checkpoint must be a published tokenizer; it has no {lacks}") from error
 
 
 def tokenizer_from_weights(
@@ -119,4 +130,4 @@ def tokenizer_from_weights(
     """
     ours = translate(state, rename)
     chosen = {"rounds": rounds, "layout": layout, "bounded": bounded}
-    return build_exactly(VisualTokenizer, {**infer_config(ours), **chosen}, ours)
+    return build_exactly(VisualTokenizer, {**infer_config(ours), **chosen}, ours, naming(state))

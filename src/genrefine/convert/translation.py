@@ -5,8 +5,9 @@ numbers, so that checking costs no memory.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, product
 from typing import Any, TypeVar
 
 import torch
@@ -35,6 +36,41 @@ class RenamedWeights:
     ours: str
     shapes: tuple[tuple[int, ...], ...]
     count: int
+
+
+@dataclass(frozen=True)
+class Naming:
+    """What the weights of one file are called.
+
+    Args:
+        rename: our name of a key, or None if no published network has it.
+        keys: of the file.
+        templates: every published key, numbers being any.
+    """
+
+    rename: Rename
+    keys: Sequence[str]
+    templates: Sequence[str]
+
+    def in_file(self, ours: str) -> str:
+        """Return what a weight of ours is called in the file, or would be, with our name behind it."""
+        same = [key for key in self.keys if self.rename(key) == ours]
+        alike = [key for key in self.keys if _without_numbers(str(self.rename(key))) == _without_numbers(ours)]
+        guesses = (
+            key for like in (*alike, *self.templates) for key in _other_numbers(like) if self.rename(key) == ours
+        )
+        key = next(chain(same, guesses), None)
+        return ours if key is None else f"{key} (here {ours})"
+
+
+def _other_numbers(key: str) -> Iterator[str]:
+    """Return a key with every choice of numbers below 64 in its first two places of numbers."""
+    words = key.split(".")
+    places = [place for place, word in enumerate(words) if word.isdecimal()][:2]
+    for numbers in product(map(str, range(64)), repeat=len(places)):
+        for place, number in zip(places, numbers, strict=True):
+            words[place] = number
+        yield ".".join(words)
 
 
 def translate(state: Mapping[str, Tensor], rename: Rename) -> State:
@@ -101,34 +137,47 @@ def on_meta(model_class: type[Model], config: Mapping[str, Any]) -> Model:
         return model_class(**config)
 
 
-def require_fit(model: ModelMixin, state: Mapping[str, Tensor]) -> None:
+def require_fit(model: ModelMixin, state: Mapping[str, Tensor], naming: Naming | None = None) -> None:
     """Refuse weights that are not exactly those of a network.
+
+    Args:
+        model: the network, with or without numbers.
+        state: translated weights.
+        naming: of the file; errors call a weight as the file does, with our name behind it. None for weights of ours.
 
     Raises:
         GenrefineError: naming missing or unexpected keys, or the first shapes that differ.
     """
     expected = model.state_dict()
     missing, unexpected = expected.keys() - state.keys(), state.keys() - expected.keys()
+    if not missing and not unexpected and all(expected[key].shape == state[key].shape for key in expected):
+        return
+    in_file = str if naming is None else naming.in_file
     if missing or unexpected:
-        raise GenrefineError(
-            f"weights must fit the network; missing: {first_of(missing)}; unexpected: {first_of(unexpected)}"
-        )
+        lacks, has = (first_of(in_file(key) for key in keys) for keys in (missing, unexpected))
+        raise GenrefineError(f"weights must fit the network; missing: {lacks}; unexpected: {has}")
     wrong = [key for key in expected if expected[key].shape != state[key].shape]
-    if wrong:
-        raise GenrefineError(
-            "weights must have the network's shapes; "
-            + "; ".join(f"{key} is {tuple(state[key].shape)}, not {tuple(expected[key].shape)}" for key in wrong[:3])
+    raise GenrefineError(
+        "weights must have the network's shapes; "
+        + "; ".join(
+            f"{in_file(key)} is {tuple(state[key].shape)}, not {tuple(expected[key].shape)}" for key in wrong[:3]
         )
+    )
 
 
-def build_exactly(model_class: type[Model], config: Mapping[str, Any], state: State) -> Model:
-    """Return a model of this configuration with these weights, every name and shape checked.
+def build_exactly(
+    model_class: type[Model],
+    config: Mapping[str, Any],
+    state: State,
+    naming: Naming | None = None,
+) -> Model:
+    """Return a model of this configuration with these weights, every name and shape checked as by `require_fit`.
 
     Raises:
         GenrefineError: naming missing or unexpected keys, or the first shapes that differ.
     """
     model = on_meta(model_class, config)
-    require_fit(model, state)
+    require_fit(model, state, naming)
     model.load_state_dict(state, assign=True)
     return model.eval()
 
