@@ -213,8 +213,9 @@ def text_sampling(tensors: Tensors, facts: Mapping[str, str], attention: str, na
         torch.equal(r.prediction[0].flatten(1).T.int(), published[r.index].reshape(-1, shape[0]).int()) for r in records
     ]
     yield "labels of every step", all(equal) and len(records) == len(published)
-    signals = tensors["step.pt_token"][: len(records)]
-    yield "signals", difference(torch.cat([r.signal for r in records]), signals)
+    if "step.pt_token" in tensors:  # recordings of the April sampler have none
+        signals = tensors["step.pt_token"][: len(records)]
+        yield "signals", difference(torch.cat([r.signal for r in records]), signals)
     if "step.entropy" in tensors:
         entropies = torch.cat([r.entropy for r in records])
         yield "entropies", difference(entropies, tensors["step.entropy"][: len(records)])

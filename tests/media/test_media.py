@@ -1,5 +1,6 @@
 """Laws of pictures and files."""
 
+import json
 import stat
 from fractions import Fraction
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from genrefine import files
+from genrefine.data.films import Film
 from genrefine.errors import GenrefineError
 from genrefine.media import pixels as pixels_module
 from genrefine.media import sheets, writing
@@ -194,7 +196,45 @@ def test_an_mp4_keeps_frames_speed_and_settings_and_makes_sizes_even(tmp_path, w
     assert writing.read_clip_metadata(path) == {"seed": 7}
 
 
+@pytest.mark.parametrize("suffix", [".webp", ".gif"])
+@pytest.mark.parametrize(("levels", "speed"), [("aaabccccd", 12), ("aaaa", 7.3), ("abbb", 50), ("aab", 33.3)])
+@pytest.mark.parametrize("metadata", [None, {"seed": 7}])
+def test_equal_neighbours_read_back_as_written(tmp_path, suffix, levels, speed, metadata):
+    """Both encoders merge equal frames, and a clip of 17 came back as one of 10."""
+    path = tmp_path / f"clip{suffix}"
+    frames = [Image.new("RGB", (16, 12), (20 * ord(level) - 1900,) * 3) for level in levels]
+    writing.save_clip(frames, path, frames_per_second=speed, metadata=metadata)
+    with Film(path, 10**6) as film:
+        shots = [(shot.image().convert("RGB").tobytes(), shot.start, shot.end) for shot in film.shots(Fraction(0))]
+    assert [content for content, _, _ in shots] == [frame.tobytes() for frame in frames]
+    assert shots[-1][2] == pytest.approx(len(frames) / speed, abs=0.006)
+    for index, (_, start, _) in enumerate(shots):
+        assert float(start) == pytest.approx(index / speed, abs=0.011)
+    if metadata:
+        assert writing.read_clip_metadata(path) == metadata
+    else:
+        with pytest.raises(GenrefineError, match="carries no settings"):
+            writing.read_clip_metadata(path)
+
+
+FORGED = [[[1], [10**9]], [[1], [-1]], [[1]], [[1], 2], "12", {"a": 1}, [[True], [2]], [[1], [1] * 10**6], 10**5 * "["]
+
+
+@pytest.mark.parametrize("durations", FORGED, ids=lambda forged: str(forged)[:20])
+def test_forged_durations_are_not_believed(tmp_path, durations):
+    path = tmp_path / "clip.gif"
+    is_deep = isinstance(durations, str) and len(durations) > 9
+    note = durations if is_deep else json.dumps({writing.DURATIONS_KEY: durations})
+    frames = moving(2)
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=100, comment=note.encode())
+    with Film(path, 10**6) as film:
+        assert [shot.end for shot in film.shots(Fraction(0))] == [Fraction(1, 10), Fraction(2, 10)]
+
+
 def test_clips_refuse_what_they_cannot_hold(tmp_path):
+    for suffix, speed in ((".gif", 51), (".webp", 1001)):
+        with pytest.raises(GenrefineError, match=r"holds at most \d+ frames a second; got \d+; write .* as \.mp4"):
+            writing.save_clip(moving(), tmp_path / f"clip{suffix}", frames_per_second=speed)
     for suffix in (".png", ""):
         with pytest.raises(GenrefineError, match=r"a clip must end in \.mp4, \.webp or \.gif"):
             writing.save_clip(moving(), tmp_path / f"clip{suffix}", frames_per_second=12)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -15,17 +16,21 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_loop import SETTINGS, refiner_task, tokenizer_task, weights
+from torch._utils import ExceptionWrapper
 
 from genrefine import GenrefineError, VisualTokenizer
 from genrefine.training import checkpoint
-from genrefine.training.loop import train
+from genrefine.training.loop import _no_batch, train
+from genrefine.training.order import EndlessBatches
 
 PROGRAM = """
 import os, signal, sys
 sys.path[:0] = {path!r}
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 import torch
+from torch._utils import ExceptionWrapper
 from test_loop import SETTINGS, train, tokenizer_task
 torch.set_num_threads({threads})  # the last bits of sums depend on it
 move = os.replace
@@ -202,3 +207,42 @@ def test_a_signal_to_the_whole_group_saves_and_says_so(number: int, moment: str,
     if moment == "training":
         assert "run again to continue" in out
         assert len(list((tmp_path / "run" / "checkpoints").glob("step-*"))) == 1
+
+
+def test_data_that_fail_in_mid_run_lose_no_update(
+    whole: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture that cannot be read ended a run without saving what it had learned since the last time."""
+    task = tokenizer_task()
+    first, second = islice(EndlessBatches(len(task.dataset), SETTINGS.batch_size, SETTINGS.seed), 2)
+    bad = next(index for index in second if index not in first)
+    plain = type(task.dataset).__getitem__
+
+    def item(self: object, index: int) -> torch.Tensor:
+        if index == bad:
+            raise GenrefineError("cannot read picture 'b.png' (truncated); repair or remove it")
+        return plain(self, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(task.dataset), "__getitem__", item)
+        with pytest.raises(GenrefineError, match=r"no batch for update 2 \(cannot read picture 'b\.png'") as caught:
+            train(task, replace(SETTINGS, save_every=100), tmp_path)
+    assert str(caught.value).endswith("step-0000001; mend it and run again to continue")
+    assert "\n" not in str(caught.value)
+    assert train(tokenizer_task(), replace(SETTINGS, save_every=100), tmp_path) == 6
+    continued = weights(tmp_path, "tokenizer")
+    assert all(torch.equal(continued[name], whole[name]) for name in whole)
+
+
+def test_what_a_process_that_loads_data_sends_is_told_in_one_line(tmp_path: Path) -> None:
+    try:
+        raise GenrefineError("cannot read picture 'b.png' (truncated); repair or remove it")
+    except GenrefineError:
+        sent = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(GenrefineError, match="Original Traceback") as caught:
+        sent.reraise()
+    told = str(_no_batch(caught.value, 4, tmp_path))
+    assert told.startswith(
+        "there is no batch for update 5 (cannot read picture 'b.png' (truncated); repair or remove it);"
+    )
+    assert "\n" not in told

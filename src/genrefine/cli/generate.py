@@ -99,7 +99,7 @@ def run(options: argparse.Namespace) -> None:
         raise GenrefineError(f"a film shows at most {_MOST_FILMED} pictures; got {count}; ask for fewer")
     names = _names(request)
     output = options.output or default_output(names[0], seeds[0], request.is_clip)
-    require_output(output, request.is_clip)
+    require_output(output, request.is_clip, getattr(pipeline, "frames_per_second", None))
     start = time.perf_counter()
     samples, film = generate(pipeline, request, options.batch_size, filmed=options.film is not None)
     seconds = time.perf_counter() - start

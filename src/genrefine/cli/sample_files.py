@@ -55,7 +55,7 @@ def notices() -> Iterator[None]:
             warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
-def require_output(output: Path, is_clip: bool) -> None:
+def require_output(output: Path, is_clip: bool, frames_per_second: float | None = None) -> None:
     """Refuse an output that does not fit what is drawn, or cannot be written.
 
     Raises:
@@ -71,6 +71,10 @@ def require_output(output: Path, is_clip: bool) -> None:
     if not is_clip and suffix != ".png" and suffix in (*_PICTURE_SUFFIXES, *CLIP_SUFFIXES):
         raise GenrefineError(f"pictures are written as .png, which keeps settings and pixels; got '{output}'")
     if suffix in (".png", *CLIP_SUFFIXES):
+        if is_clip and frames_per_second:
+            from genrefine.media.writing import require_clip_path
+
+            require_clip_path(output, frames_per_second)
         require_writable(output)
     elif suffix and not output.is_dir():
         kinds = ".mp4, .webp or .gif" if is_clip else ".png"

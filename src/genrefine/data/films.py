@@ -4,6 +4,7 @@ PyAV reads videos; Pillow reads moving pictures (WebP, GIF, APNG), as FFmpeg up 
 """
 
 import io
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,10 +18,13 @@ from PIL import Image
 
 from genrefine.data.decoding import open_picture
 from genrefine.errors import GenrefineError
+from genrefine.media.writing import DURATIONS_KEY
 
 MOVING_PICTURES = (b"RIFF", b"GIF8", b"\x89PNG")
 CONTAINERS = "mov,matroska,avi,mpeg,mpegts,mpegvideo,ogg,asf,flv"
 """Kinds of files that PyAV may open; others, such as playlists, could name files elsewhere."""
+MOST_MERGED = 100_000
+"""Frames that a file of merged frames may stand for; more are a forgery."""
 WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 MILLISECOND = Fraction(1, 1000)
 
@@ -116,13 +120,27 @@ class Film:
 
     def _shots_of_picture(self) -> Iterator[Shot]:
         end = Fraction(0)
+        merged = self._merged_frames()
         # The default still of an APNG stands before its animation and is for programs that show no animations.
         first = int(getattr(self.source, "default_image", False))
         for number in range(first, getattr(self.source, "n_frames", 1)):
             self.source.seek(number)
             self.source.load()
-            start, end = end, end + Fraction(self.source.info.get("duration") or 100) * MILLISECOND
-            yield Shot(start, end, self.source.copy)
+            shown = [self.source.info.get("duration") or 100]
+            for milliseconds in merged[number] if merged else shown:
+                start, end = end, end + Fraction(milliseconds) * MILLISECOND
+                yield Shot(start, end, self.source.copy)
+
+    def _merged_frames(self) -> list[list[int]]:
+        """Return the durations that `media.writing.save_clip` noted where equal frames were merged; else nothing."""
+        try:
+            note = json.loads(self.source.info.get("comment") or self.source.info.get("xmp") or b"{}")
+            merged = note.get(DURATIONS_KEY)
+            numbers = [number for group in merged for number in group]
+        except (ValueError, AttributeError, TypeError, RecursionError):
+            return []
+        is_sound = len(merged) == getattr(self.source, "n_frames", 1) and 0 < len(numbers) <= MOST_MERGED
+        return merged if is_sound and all(type(number) is int and 0 < number < 10**6 for number in numbers) else []
 
     def _shots_of_video(self, start: Fraction) -> Iterator[Shot]:
         first = self.video.start_time or 0

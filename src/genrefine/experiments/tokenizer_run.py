@@ -74,9 +74,8 @@ class InMemory(Dataset[Tensor]):
     def __init__(self, source: PixelsOnly) -> None:
         self.name_of = source.name_of
         count = len(source)
-        self.frames = torch.stack(
-            [source[i].add(1).mul(127.5).round().to(torch.uint8) for i in tqdm(range(count), desc="reading")]
-        )
+        with tqdm(range(count), desc="reading") as bar:
+            self.frames = torch.stack([source[i].add(1).mul(127.5).round().to(torch.uint8) for i in bar])
 
     def __len__(self) -> int:
         return len(self.frames)

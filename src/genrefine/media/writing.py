@@ -100,6 +100,10 @@ def require_animation_path(path: str | os.PathLike[str]) -> None:
 
 
 CLIP_SUFFIXES = (".mp4", ".webp", ".gif")
+FASTEST = {".gif": 50, ".webp": 1000}
+"""Frames a second that a format can hold; programs show frames of less than 20 ms in a GIF for 100."""
+DURATIONS_KEY = "genrefine_durations"
+"""Where a file of ours keeps milliseconds of every frame, grouped by the frames that an encoder merged."""
 
 
 def save_clip(
@@ -116,29 +120,51 @@ def save_clip(
     Args:
         frames: pictures of one size.
         path: ends in `.mp4`, `.webp` or `.gif`.
-        frames_per_second: speed; GIF counts in 10 ms and WebP in 1 ms, rounded so that the whole lasts as it should.
+        frames_per_second: speed, at most 50 in GIF and 1000 in WebP; GIF counts in 10 ms and WebP in 1 ms, rounded so
+            that the whole lasts as it should.
         metadata: what made the clip, kept as one JSON text; see `read_clip_metadata`.
 
     Raises:
         GenrefineError: no frames, frames of different sizes, a speed that is no speed, or a path of another ending or
             that cannot be written.
     """
-    require_clip_path(path)
+    require_clip_path(path, frames_per_second)
     if not frames or len({frame.size for frame in frames}) > 1 or not 0 < frames_per_second < float("inf"):
         sizes = ", ".join(sorted({f"{frame.width} x {frame.height}" for frame in frames})) or "no frames"
         raise GenrefineError(
             f"a clip needs frames of one size and a speed; got {sizes} at {frames_per_second} a second"
         )
-    suffix, note = Path(path).suffix.lower(), None if metadata is None else json.dumps(metadata)
+    suffix = Path(path).suffix.lower()
     if suffix == ".mp4":
-        content = _mp4(frames, frames_per_second, note)
+        content = _mp4(frames, frames_per_second, None if metadata is None else json.dumps(metadata))
     else:
         unit = 10 if suffix == ".gif" else 1  # milliseconds
         ends = [round(1000 / unit * count / frames_per_second) * unit for count in range(len(frames) + 1)]
         durations = [end - start for start, end in pairwise(ends)]
-        notes = {} if note is None else {"comment" if suffix == ".gif" else "xmp": note.encode()}
-        content = _animation(frames, suffix, durations, notes)
+        content = _animation(frames, suffix, durations, _notes(suffix, metadata))
+        merged = _merged(content, durations)
+        if len(merged) < len(frames):
+            content = _animation(frames, suffix, durations, _notes(suffix, {**(metadata or {}), DURATIONS_KEY: merged}))
     write_atomically(path, content)
+
+
+def _notes(suffix: str, metadata: Mapping[str, Any] | None) -> dict[str, bytes]:
+    return {} if metadata is None else {"comment" if suffix == ".gif" else "xmp": json.dumps(metadata).encode()}
+
+
+def _merged(content: bytes, durations: Sequence[int]) -> list[list[int]]:
+    """Return the durations of the frames that each frame in a file stands for: encoders merge equal neighbours."""
+    merged: list[list[int]] = []
+    left = list(durations)
+    with Image.open(io.BytesIO(content)) as image:
+        for number in range(getattr(image, "n_frames", 1)):
+            image.seek(number)
+            image.load()
+            shown = int(image.info.get("duration") or sum(durations))  # a picture alone has none
+            count = next((n for n in range(1, len(left) + 1) if sum(left[:n]) >= shown), len(left))
+            merged.append(left[:count])
+            left = left[count:]
+    return merged
 
 
 def _mp4(frames: Sequence[Image.Image], frames_per_second: float, note: str | None) -> bytes:
@@ -180,12 +206,20 @@ def read_clip_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
             with Image.open(path) as image:
                 note = image.info.get("comment" if suffix == ".gif" else "xmp")
         stored: dict[str, Any] = json.loads(note or b"")
-    except (OSError, ValueError) as error:
+        if not {**stored}.keys() - {DURATIONS_KEY}:
+            raise ValueError("the file has none")
+    except (OSError, ValueError, TypeError) as error:
         raise GenrefineError(f"'{path}' carries no settings of genrefine ({one_line(error)})") from error
-    return stored
+    return {key: value for key, value in stored.items() if key != DURATIONS_KEY}
 
 
-def require_clip_path(path: str | os.PathLike[str]) -> None:
-    """Refuse a path whose ending names no clip format we write."""
-    if Path(path).suffix.lower() not in CLIP_SUFFIXES:
+def require_clip_path(path: str | os.PathLike[str], frames_per_second: float | None = None) -> None:
+    """Refuse a path whose ending names no clip format we write, or one that cannot hold the speed."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in CLIP_SUFFIXES:
         raise GenrefineError(f"a clip must end in .mp4, .webp or .gif; got '{path}'")
+    fastest = FASTEST.get(suffix)
+    if fastest and frames_per_second and frames_per_second > fastest:
+        raise GenrefineError(
+            f"a {suffix} holds at most {fastest} frames a second; got {frames_per_second:g}; write '{path}' as .mp4"
+        )

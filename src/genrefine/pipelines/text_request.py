@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from genrefine.conditioning.text_condition import FirstFrame
@@ -189,7 +189,8 @@ def resolve_first_frames(
 ) -> list[Float[Tensor, "1 3 1 height width"]]:
     """Return the pixels of every prompt's first frame; none if none is given.
 
-    A picture of another size is resized to cover the frame and cropped around its center, with a warning.
+    A picture of another size is resized to cover the frame and cropped around its center, with a warning; both by whole
+    pixels as in the published program, of which a crop between pixels differs in single bits of the codes.
 
     Args:
         first_frame: a PIL picture, a path, a tensor "3 height width" in [0, 1]; or a list, one per prompt.
@@ -238,8 +239,16 @@ def _frame_pixels(picture: Any, height: int, width: int) -> Float[Tensor, "1 3 1
             GenrefineNotice,
             stacklevel=2,
         )
-        picture = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+        picture = cover(picture, width, height)
     return from_pil(picture)
+
+
+def cover(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """Return a picture scaled so that it just covers a size, rounded to whole pixels, and cropped around its center."""
+    scale = max(width / picture.width, height / picture.height)
+    size = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    return picture.resize(size, Image.Resampling.LANCZOS).crop((left, top, left + width, top + height))
 
 
 def _is_unit(frame: Tensor) -> bool:

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from genrefine.errors import GenrefineError
-from genrefine.files import write_atomically
+from genrefine.files import one_line, write_atomically
 from genrefine.training.arithmetic import arithmetic_of
 from genrefine.training.averages import AveragedWeights
 from genrefine.training.checkpoint import (
@@ -102,7 +102,15 @@ def train(task: Task, settings: TrainingSettings, out: Path, description: Mappin
     with ExitStack() as held:
         if not AcceleratorState._shared_state:  # else the next run of this process could have no other precision
             held.callback(AcceleratorState._reset_state)
-        return _train(task, settings, out, description or {}, held)
+        try:
+            return _train(task, settings, out, description or {}, held)
+        except RuntimeError as error:  # torch tells at any moment that a process has died, in an update too
+            if "DataLoader worker" not in str(error):
+                raise
+            raise GenrefineError(
+                f"a process that loads data died ({one_line(error)}), of too little memory perhaps; {_newest_of(out)}; "
+                "run again to continue, with fewer training.num_workers"
+            ) from error
 
 
 def _train(task: Task, settings: TrainingSettings, out: Path, description: Mapping[str, Any], held: ExitStack) -> int:
@@ -157,6 +165,15 @@ def _train(task: Task, settings: TrainingSettings, out: Path, description: Mappi
         accelerator.init_trackers("logs", init_kwargs={"tensorboard": {"purge_step": done + 1}})
     log = _Log(out, accelerator, settings, done, task.shown)
     averaged = AveragedWeights(ema, task.networks[main], kept)
+
+    def keep(step: int) -> None:
+        _require_finite_weights(task.networks, step, out)
+        # The result first: a run that ends between the two makes it again, as its checkpoint is older.
+        if accelerator.is_main_process:
+            with averaged:
+                publish(partial(task.save, accelerator.unwrap_model(networks[main])), out)
+        save(accelerator, out, step, settings.keep_checkpoints, ema)
+
     with Interrupt() as interrupt, log:
         step = done
         while step < settings.num_steps:
@@ -166,7 +183,12 @@ def _train(task: Task, settings: TrainingSettings, out: Path, description: Mappi
             for part in range(settings.gradient_accumulation):
                 number = (step * settings.gradient_accumulation + part) * accelerator.num_processes
                 seed = step_seed(settings.seed, number + accelerator.process_index, purpose=2)
-                batch, members = next(batches), next(indices)
+                try:
+                    batch, members = next(batches), next(indices)
+                except (GenrefineError, RuntimeError, OSError) as error:
+                    if accelerator.num_processes == 1 and step > done and step % settings.save_every:
+                        keep(step)  # several processes would wait for each other: they go back to the newest state
+                    raise _no_batch(error, step, out) from error
                 log.items += len(batch if isinstance(batch, Tensor) else batch[0]) * accelerator.num_processes
                 with accelerator.accumulate(*networks.values()):
                     for update in task.updates(stepped, batch, torch.Generator().manual_seed(seed)):
@@ -184,12 +206,7 @@ def _train(task: Task, settings: TrainingSettings, out: Path, description: Mappi
             log.advance(step)
             last = step == settings.num_steps or interrupt.requested
             if step % settings.save_every == 0 or last:
-                _require_finite_weights(task.networks, step, out)
-                # The result first: a run that ends between the two makes it again, as its checkpoint is older.
-                if accelerator.is_main_process:
-                    with averaged:
-                        publish(partial(task.save, accelerator.unwrap_model(networks[main])), out)
-                save(accelerator, out, step, settings.keep_checkpoints, ema)
+                keep(step)
             # Drawing may take minutes, which nobody who interrupts wants to wait for.
             is_shown = step % settings.preview_every == 0 or step == settings.num_steps
             if accelerator.is_main_process and is_shown and not interrupt.requested:
@@ -224,6 +241,16 @@ def _no_number(update: Update, step: int, out: Path, names: Sequence[str]) -> Ge
     return GenrefineError(
         f"the loss of the {update.network} must be a number; got {update.loss.item()} in update {step + 1} of {shown}, "
         f"which was not made; {_newest_of(out)}; lower training.learning_rate, or look at these items"
+    )
+
+
+def _no_batch(error: Exception, step: int, out: Path) -> GenrefineError:
+    """Say in one line why there is no batch; a process that loads data sends its whole traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    reason = lines[-1] if "Traceback" in str(error) else " ".join(lines)
+    reason = reason.removeprefix(f"{GenrefineError.__module__}.{GenrefineError.__name__}: ")
+    return GenrefineError(
+        f"there is no batch for update {step + 1} ({reason}); {_newest_of(out)}; mend it and run again to continue"
     )
 
 
