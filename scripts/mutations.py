@@ -165,7 +165,7 @@ def noticed_by(mutation: Mutation, copy: Path) -> str:
                 *mutation.tests.split(),
             ],
             cwd=copy,
-            env={"PYTHONPATH": str(copy / "src"), "PATH": "/usr/bin:/bin", "HOME": str(copy)},
+            env={"PYTHONPATH": str(copy / "src"), "PATH": "/usr/bin:/bin", "HOME": str(copy), "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
             check=False,

@@ -289,3 +289,21 @@ def test_the_shipped_text_model_is_the_default_and_classes_ask_for_the_other(
     assert read_png_metadata("a-red-heart-seed7.png")["model"] == "emoji"
     assert read_png_metadata("b.png")["model"] == "emoji-class"
     assert isinstance(zoo.load("emoji"), TextPipeline)
+
+
+def test_what_has_come_is_in_the_folder_whatever_becomes_of_the_rest(paint, monkeypatch):
+    plain, calls = TextPipeline.run, []
+
+    def interrupted(self, request, rows=None, **options):
+        calls.append(rows)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return plain(self, request, rows, **options)
+
+    monkeypatch.setattr(TextPipeline, "run", interrupted)
+    answer = paint(*"abcde", "--seed", 1, "--batch-size", 2, "--num-inference-steps", 1, "-o", "made")
+    assert answer.code == 130
+    assert sorted(path.name for path in Path("made").iterdir()) == [
+        f"{i}-{c}-seed{i + 1}.png" for i, c in enumerate("abcd")
+    ]
+    assert read_png_metadata("made/3-d-seed4.png")["prompts"] == ["d"]

@@ -292,3 +292,17 @@ def test_a_request_of_clips_with_first_frames_can_be_run_in_parts(text_pipe):
 def test_a_size_that_cannot_be_meant_is_refused_at_once(text_pipe, size):
     with pytest.raises(GenrefineError, match=r"may have 1,048,576 positions of codes; got [\d,]+ .* GB; ask for less"):
         text_pipe.prepare("dog", **size)
+
+
+def test_ten_thousand_prompts_are_prepared_without_a_look_at_them(text_pipe, monkeypatch):
+    """They took 15 ms and 5 MB each; texts are encoded with the samples that show them."""
+    prompts = [f"a red heart and {index} others" for index in range(10_000)]
+    with monkeypatch.context() as patch:
+        patch.setattr(type(text_pipe.prompt_encoder), "encode", lambda *_: pytest.fail("encoded"))
+        request = text_pipe.prepare(prompts, seed=3, num_inference_steps=2)
+        with pytest.raises(GenrefineError, match=r"control character U\+0007 at position 4"):
+            text_pipe.prepare([*prompts, "bell\a"])
+    assert len(request) == 10_000
+    part = text_pipe.run(request, slice(9_998, None))
+    alone = text_pipe(prompts[9_999], seed=3 + 9_999, num_inference_steps=2)
+    assert part.images[1].tobytes() == alone.images[0].tobytes()

@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,16 @@ from genrefine.cli.options import (
     add_sampling_options,
     sampling_of,
 )
-from genrefine.cli.sample_files import Samples, default_output, notices, require_apart, require_output, save
+from genrefine.cli.sample_files import (
+    Samples,
+    default_output,
+    is_file,
+    notices,
+    require_apart,
+    require_output,
+    save_each,
+    save_sheet,
+)
 from genrefine.errors import GenrefineError
 from genrefine.sampling.options import OPTIONS
 
@@ -100,9 +110,6 @@ def run(options: argparse.Namespace) -> None:
     names = _names(request)
     output = options.output or default_output(names[0], seeds[0], request.is_clip)
     require_output(output, request.is_clip, getattr(pipeline, "frames_per_second", None))
-    start = time.perf_counter()
-    samples, film = generate(pipeline, request, options.batch_size, filmed=options.film is not None)
-    seconds = time.perf_counter() - start
     notes: dict[str, Any] = {"model": _model(options), "settings": request.settings}
     if options.adapter:
         notes["adapter"] = {"folder": str(options.adapter), "scale": options.adapter_scale}
@@ -110,7 +117,17 @@ def run(options: argparse.Namespace) -> None:
         notes["first_frame"] = str(options.first_frame)
     several = len(options.prompt or options.class_label or [None]) > 1
     columns = options.num_images if several and options.num_images > 1 else None  # one row per prompt or class
-    files = save(output, samples, notes, columns)
+    start, files = time.perf_counter(), [str(output)] if is_file(output) else []
+
+    def came(samples: Samples) -> None:
+        if not is_file(output):  # what has come is there, whatever becomes of the rest
+            files.extend(save_each(output, samples, notes))
+
+    with notices():
+        samples, film = generate(pipeline, request, options.batch_size, options.film is not None, came)
+    seconds = time.perf_counter() - start
+    if is_file(output):
+        save_sheet(output, samples, notes, columns)
     if options.film:
         from genrefine.media.writing import save_animation
 
@@ -127,9 +144,21 @@ def run(options: argparse.Namespace) -> None:
 
 
 def generate(
-    pipeline: "ClassPipeline | TextPipeline", request: "ClassRequest | TextRequest", batch_size: int, filmed: bool
+    pipeline: "ClassPipeline | TextPipeline",
+    request: "ClassRequest | TextRequest",
+    batch_size: int,
+    filmed: bool,
+    came: Callable[[Samples], None],
 ) -> "tuple[Samples, list[Image.Image]]":
-    """Carry out a request batch by batch, which changes nothing about its samples; with the film if one is wanted."""
+    """Carry out a request batch by batch, which changes nothing about its samples; with the film if one is wanted.
+
+    Args:
+        pipeline: makes the samples.
+        request: which.
+        batch_size: samples at a time.
+        filmed: whether to draw the film.
+        came: told after every batch; may take the pictures away.
+    """
     from genrefine.pipelines import FilmRecorder, TextRequest
     from genrefine.pipelines.film import draw_film
 
@@ -150,6 +179,7 @@ def generate(
         for name in ("num_steps", "num_evaluations", "entropy"):
             samples.records[name] += getattr(output, name)
         panels += recorder.panels
+        came(samples)
     return samples, draw_film(panels) if filmed else []
 
 

@@ -70,7 +70,7 @@ def require_output(output: Path, is_clip: bool, frames_per_second: float | None 
         raise GenrefineError(f"a clip is written as .mp4, .webp or .gif, or into a folder; got '{output}'")
     if not is_clip and suffix != ".png" and suffix in (*_PICTURE_SUFFIXES, *CLIP_SUFFIXES):
         raise GenrefineError(f"pictures are written as .png, which keeps settings and pixels; got '{output}'")
-    if suffix in (".png", *CLIP_SUFFIXES):
+    if is_file(output):
         if is_clip and frames_per_second:
             from genrefine.media.writing import require_clip_path
 
@@ -105,34 +105,43 @@ def default_output(name: str, seed: int, is_clip: bool) -> Path:
     return Path(f"{_slug(name)}-seed{seed}{'.mp4' if is_clip else '.png'}")
 
 
-def save(output: Path, samples: Samples, notes: dict[str, Any], columns: int | None) -> list[str]:
-    """Write one file, in which several samples become a sheet, or one per sample into a folder; return the paths.
+def is_file(output: Path) -> bool:
+    """Return whether an output is one file, in which several samples become a sheet, and no folder."""
+    return output.suffix.lower() in (".png", *CLIP_SUFFIXES)
+
+
+def save_sheet(output: Path, samples: Samples, notes: dict[str, Any], columns: int | None) -> None:
+    """Write one file, in which several samples become a sheet.
 
     Args:
-        output: file or folder.
+        output: the file.
         samples: what to write.
-        notes: kept in every file beside the records of its samples.
+        notes: kept in the file beside the records of the samples.
         columns: samples per row of a sheet; None for a nearly square one.
     """
     from genrefine.media.sheets import image_grid
 
-    if output.suffix.lower() in (".png", *CLIP_SUFFIXES):
-        frames = samples.clips[0]
-        if len(samples.clips) > 1:
-            scale = max(1, _SHEET_SIDE // max(frames[0].size))
-            frames = [
-                image_grid(moment, columns=columns, labels=samples.names, scale=scale)
-                for moment in zip(*samples.clips, strict=True)
-            ]
-        _write(frames, output, samples, {**notes, **samples.records})
-        return [str(output)]
-    width = len(str(len(samples.clips) - 1))
+    frames = samples.clips[0]
+    if len(samples.clips) > 1:
+        scale = max(1, _SHEET_SIDE // max(frames[0].size))
+        frames = [
+            image_grid(moment, columns=columns, labels=samples.names, scale=scale)
+            for moment in zip(*samples.clips, strict=True)
+        ]
+    _write(frames, output, samples, {**notes, **samples.records})
+
+
+def save_each(folder: Path, samples: Samples, notes: dict[str, Any]) -> list[str]:
+    """Write a file for every sample that came since the last call, and let go of its pictures; return the paths."""
+    width = len(str(len(samples.names) - 1))
+    first = len(samples.records["num_steps"]) - len(samples.clips)
     files = []
-    for index, (frames, name) in enumerate(zip(samples.clips, samples.names, strict=True)):
+    for index, frames in enumerate(samples.clips, first):
         suffix = ".mp4" if samples.is_clip else ".png"
-        path = output / f"{index:0{width}d}-{_slug(name)}-seed{samples.records['seeds'][index]}{suffix}"
+        path = folder / f"{index:0{width}d}-{_slug(samples.names[index])}-seed{samples.records['seeds'][index]}{suffix}"
         _write(frames, path, samples, {**notes, **{key: [values[index]] for key, values in samples.records.items()}})
         files.append(str(path))
+    samples.clips.clear()
     return files
 
 

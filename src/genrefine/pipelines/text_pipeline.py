@@ -44,6 +44,7 @@ from genrefine.pipelines.text_request import (
     resolve_first_frames,
     resolve_grid,
     resolve_prompts,
+    text_of,
     with_first_frames,
 )
 from genrefine.refiner import TextRefiner
@@ -187,17 +188,18 @@ class TextPipeline(RefinementPipeline):
             raise GenrefineError("a model with prefix attention takes no first frame; use one with joint attention")
         prompted = resolve_prompts(self.prompt_encoder, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
         options, settings = resolve_options(self.sampler, sampling, "prompt", prompted.has_prompt)
-        each = [index for index in range(len(prompted.texts)) for _ in range(num_images_per_prompt)]
+        each = [index for index in range(len(prompted.own)) for _ in range(num_images_per_prompt)]
         seeds = resolve_seeds(len(each), seed, generator)
-        given = self._encode_first_frames(resolve_first_frames(first_frame, len(prompted.texts), height, width))
+        given = self._encode_first_frames(resolve_first_frames(first_frame, len(prompted.own), height, width))
         arguments = options.arguments()
-        negatives = [prompted.negatives[index] for index in each]
+        prompts, nulls = ([values[index] for index in each] for values in (prompted.own, prompted.nulls))
+        negatives = [text_of(null) for null in nulls]
         if None not in negatives:
             arguments["negative_prompt"] = negatives[0] if len(set(negatives)) == 1 else negatives
         return TextRequest(
-            labels=[prompted.texts[index] for index in each],
-            embeddings=[prompted.embeddings[index] for index in each],
-            nulls=[prompted.nulls[index] for index in each],
+            labels=[text_of(prompt) for prompt in prompts],
+            prompts=prompts,
+            nulls=nulls,
             first_frames=[given[index] for index in each] if given else [],
             seeds=seeds,
             grid=(frames - has_first_frame, rows, columns),
@@ -228,12 +230,14 @@ class TextPipeline(RefinementPipeline):
 
     def _condition(self, request: TextRequest) -> TextCondition:
         device = self._execution_device
-        moved = {id(tokens): tokens.to(device) for tokens in (*request.embeddings, *request.nulls)}  # each once
-        condition = TextCondition.of(
-            [moved[id(tokens)] for tokens in request.embeddings],
-            [moved[id(tokens)] for tokens in request.nulls],
-            request.first_frames or None,
-        )
+        both = (*request.prompts, *request.nulls)
+        # In one call of the encoder, so that equal texts share one tensor, whatever the encoder remembers.
+        encoded = iter(self.prompt_encoder.encode([prompt for prompt in both if isinstance(prompt, str)]))
+        tokens = [next(encoded) if isinstance(prompt, str) else prompt for prompt in both]
+        moved = {id(own): own.to(device) for own in tokens}  # each once
+        rows = [moved[id(own)] for own in tokens]
+        count = len(request.prompts)
+        condition = TextCondition.of(rows[:count], rows[count:], request.first_frames or None)
         prepare = apply_forward_hook(TextRefiner.prepare)  # brings an offloaded refiner to its device
         with torch.no_grad():
             prepared: TextCondition = prepare(self.refiner, condition)

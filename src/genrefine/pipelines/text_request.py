@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from genrefine.conditioning.text_condition import FirstFrame
-from genrefine.conditioning.text_encoder import TextEncoder
+from genrefine.conditioning.text_encoder import TextEncoder, readable_prompt
 from genrefine.data.buckets import Bucket, Buckets
 from genrefine.data.decoding import PictureDecoder
 from genrefine.errors import GenrefineError, GenrefineNotice
@@ -42,45 +42,49 @@ class TextRequest(Request):
     """Pictures or clips of what prompts say.
 
     Args:
-        embeddings: prompt of each sample; equal prompts share one tensor.
+        prompts: of each sample, a text, which is encoded when its sample is made, or embeddings "tokens channels".
         nulls: what guidance leads away from, likewise.
         first_frames: codes of given first frames; none where the network makes all frames.
     """
 
-    embeddings: list[Tensor]
-    nulls: list[Tensor]
+    prompts: list[str | Tensor]
+    nulls: list[str | Tensor]
     first_frames: list[FirstFrame]
 
 
 @dataclass(frozen=True, eq=False)
 class Prompted:
-    """Prompts of a call and their embeddings, one per prompt.
+    """Prompts of a call.
 
     Args:
-        texts: None where embeddings were given.
-        embeddings: of the prompts; equal prompts share one tensor.
-        negatives: negative prompts; None where embeddings were given.
-        nulls: embeddings of what guidance leads away from.
+        own: texts, or embeddings in their place.
+        nulls: what guidance leads away from, likewise, one per prompt.
     """
 
-    texts: list[str | None]
-    embeddings: list[Tensor]
-    negatives: list[str | None]
-    nulls: list[Tensor]
+    own: list[str | Tensor]
+    nulls: list[str | Tensor]
 
     @property
     def has_prompt(self) -> bool:
         """Whether guidance has anything to lead towards."""
-        return any(own is not null for own, null in zip(self.embeddings, self.nulls, strict=True))
+        return any(
+            own is not null if isinstance(own, Tensor) or isinstance(null, Tensor) else own.strip() != null.strip()
+            for own, null in zip(self.own, self.nulls, strict=True)
+        )
+
+
+def text_of(prompt: str | Tensor) -> str | None:
+    """Return a prompt that is a text."""
+    return None if isinstance(prompt, Tensor) else prompt
 
 
 def resolve_prompts(
     encoder: TextEncoder, prompt: Prompt, negative: Prompt, embeds: Embeddings, negative_embeds: Embeddings
 ) -> Prompted:
-    """Return the embeddings of the prompts and negative prompts of a call.
+    """Return the prompts and negative prompts of a call; texts are checked, and encoded later.
 
     Args:
-        encoder: encodes them.
+        encoder: knows the width of embeddings.
         prompt: one or several; None is the empty prompt unless `embeds` are given.
         negative: one for all prompts, or one each.
         embeds: in place of prompts: "prompts tokens channels", or one tensor "tokens channels" per prompt.
@@ -93,26 +97,26 @@ def resolve_prompts(
         raise GenrefineError("prompt and prompt_embeds both say what to make; got both; pass one of them")
     if negative and negative_embeds is not None:
         raise GenrefineError("negative_prompt and negative_prompt_embeds exclude each other; got both; pass one")
-    texts: list[str | None] = _listed(prompt) if embeds is None else []
-    given = _embeddings(embeds, encoder) if embeds is not None else []
-    count = len(texts) or len(given)
-    if count == 0:
+    own: list[str | Tensor] = _listed(prompt) if embeds is None else _embeddings(embeds, encoder)
+    if not own:
         raise GenrefineError("prompt must hold at least one text; got none; pass '' for no particular picture")
-    negatives: list[str | None] = _each(_listed(negative), count, "negative_prompt") if negative_embeds is None else []
-    given_nulls = _each(_embeddings(negative_embeds, encoder), count, "negative_prompt_embeds") if not negatives else []
-    # In one run of the encoder, so that equal texts share one tensor, whatever the encoder remembers.
-    encoded = encoder.encode([text for text in (*texts, *negatives) if text is not None])
-    embeddings, nulls = given or encoded[: len(texts)], given_nulls or encoded[len(texts) :]
-    return Prompted(texts or [None] * count, embeddings, negatives or [None] * count, nulls)
+    if negative_embeds is None:
+        nulls = _each(_listed(negative), len(own), "negative_prompt")
+    else:
+        nulls = _each(_embeddings(negative_embeds, encoder), len(own), "negative_prompt_embeds")
+    return Prompted(own, nulls)
 
 
 def _listed(prompt: Any) -> list[Any]:
     if prompt is None:
         return [""]
-    return list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]  # the encoder refuses what is no text
+    texts = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
+    for text in texts:
+        readable_prompt(text)
+    return texts
 
 
-def _embeddings(given: Any, encoder: TextEncoder) -> list[Tensor]:
+def _embeddings(given: Any, encoder: TextEncoder) -> list[Any]:
     pieces = [given] if isinstance(given, Tensor) and given.ndim == 2 else list(given)
     for piece in pieces:
         if not isinstance(piece, Tensor) or piece.ndim != 2 or piece.shape[1] != encoder.channels or not len(piece):
