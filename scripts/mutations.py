@@ -47,8 +47,8 @@ MUTATIONS = (
     Mutation(
         "sampler: draws of finished samples go on to others",
         "sampling/sampler.py",
-        "guided, source = guided.select(going), source.select(going)",
-        "guided, source = guided.select(going), source.select(torch.arange(len(going)))",
+        "guided, source, known = guided.select(going), source.select(going), known.select(there)",
+        "guided, source, known = guided.select(going), source.select(torch.arange(len(going))), known.select(there)",
         "tests/sampling tests/pipelines",
     ),
     Mutation(

@@ -25,7 +25,7 @@ def test_every_step_of_a_published_run_is_reproduced(attention):
         golden = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         facts = file.metadata()
     weights = {key[2:]: tensor for key, tensor in golden.items() if key.startswith("w.")}
-    refiner = network_from_weights(weights, Hints(attention=attention)).build()
+    refiner = network_from_weights(weights, Hints(attention=attention, code_classes=2)).build()
     steps = int(facts["max_infer_steps"])
     assert json.loads(facts["config"])["mode"] == "bit"
     cfg, tau, shift = (float(facts[name]) for name in ("cfg", "tau", "snr_shift"))

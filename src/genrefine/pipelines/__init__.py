@@ -4,6 +4,7 @@ from genrefine.model_folder.checks import PROMPTS, check_component_folder, check
 from genrefine.pipelines.class_pipeline import ClassPipeline, ClassRequest
 from genrefine.pipelines.film import FilmRecorder
 from genrefine.pipelines.loading import load_pipeline
+from genrefine.pipelines.maps import CodeMap, change_map, surprise_map
 from genrefine.pipelines.output import ClassPipelineOutput, TextPipelineOutput
 from genrefine.pipelines.text_pipeline import TextPipeline
 from genrefine.pipelines.text_request import TextRequest
@@ -13,12 +14,15 @@ __all__ = [
     "ClassPipeline",
     "ClassPipelineOutput",
     "ClassRequest",
+    "CodeMap",
     "FilmRecorder",
     "TextPipeline",
     "TextPipelineOutput",
     "TextRequest",
+    "change_map",
     "check_component_folder",
     "check_pipeline_folder",
     "load_component",
     "load_pipeline",
+    "surprise_map",
 ]

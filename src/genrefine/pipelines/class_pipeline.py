@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from genrefine.conditioning.class_condition import ClassCondition
 from genrefine.errors import GenrefineError
+from genrefine.pipelines.editing import EditOptions, edited_settings
 from genrefine.pipelines.output import ClassPipelineOutput, Images, facts_of
 from genrefine.pipelines.refinement_pipeline import RefinementPipeline, config_of, require_same_codes
 from genrefine.pipelines.request import (
@@ -110,6 +111,11 @@ class ClassPipeline(RefinementPipeline):
         seed: int | Sequence[int] | None = None,
         generator: Generators | None = None,
         noise: Int[Tensor, "batch channels t h w"] | None = None,
+        image: Any = None,
+        mask_image: Any = None,
+        strength: float | None = None,
+        outpaint: Sequence[int] | None = None,
+        blend: bool = True,
         **sampling: Any,
     ) -> ClassRequest:
         """Check a request, draw its seeds and fill in the defaults of the model.
@@ -121,6 +127,14 @@ class ClassPipeline(RefinementPipeline):
                 seeds come from the system's entropy and are reported.
             generator: in place of seed; draws the seeds.
             noise: codes to start from, one map per picture, in place of those of the seeds (diffusers: `latents`).
+            image: picture to edit, or a list, one per label: PIL, a path, or a tensor "3 height width" in [0, 1], of
+                any size; it is scaled to fit, and comes back at its own size ("pil") or as the model sees it.
+            mask_image: white where to make anew, of the size of the picture; every position of the grid of codes that
+                white touches. The codes elsewhere are the picture's own.
+            strength: 1 makes from nothing what may change, less begins at signal 1 - strength from the picture's own
+                codes, 0 is the picture as codes hold it. Default: 1 with a mask or margins, else 0.6.
+            outpaint: pixels to add left, above, right and below.
+            blend: lay the picture's own pixels over everything but the mask, with a feathered edge.
             sampling: `sampling.options.SamplingOptions` to use in place of those saved with the model.
 
         Raises:
@@ -133,14 +147,19 @@ class ClassPipeline(RefinementPipeline):
         has_class = any(number < len(self.class_names) for number in classes)
         options, settings = resolve_options(self.sampler, sampling, "class", has_class)
         names = [*self.class_names, None]
+        changes = EditOptions(mask_image, strength, outpaint, blend)
+        known = self._edits(image, changes, len(labels), self.picture_size, 1)
+        edits = [edit for edit in known for _ in range(num_images_per_prompt)]
         return ClassRequest(
             classes=classes,
             labels=[names[number] for number in classes],
             seeds=resolve_seeds(len(classes), seed, generator),
             grid=(1, *self.refiner.config.grid),
-            sampling=settings,
-            settings=options.arguments(),
+            sampling=edited_settings(settings, edits, changes.effective_strength),
+            settings=options.arguments() | (changes.settings() if edits else {}),
             noise=noise,
+            edits=edits,
+            blend=blend,
         )
 
     @called_like(prepare, RefinementPipeline.run)

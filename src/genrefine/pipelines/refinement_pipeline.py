@@ -26,6 +26,7 @@ from genrefine.files import one_line, require_writable_folder, write_atomically
 from genrefine.model_folder.checks import LOADING_OPTIONS, check_pipeline_folder
 from genrefine.model_folder.checksums import write_checksums
 from genrefine.model_folder.find import ADAPTER_FILES, FETCHING, fetch_folder
+from genrefine.pipelines.editing import Edit, EditOptions, known_codes, resolve_edits
 from genrefine.pipelines.output import require_output_type, to_clips, to_output
 from genrefine.pipelines.progress import CALLBACK_INPUTS, StepCallback, watched
 from genrefine.pipelines.request import Request, arguments_of, refuse_unknown
@@ -125,6 +126,8 @@ class RefinementPipeline(DiffusionPipeline, LoraBaseMixin):  # type: ignore[misc
         if output_type not in ("codes", "latent"):
             pixels = self.decode(result.codes)
             made = to_clips(pixels, output_type) if request.is_clip else to_output(pixels, output_type)
+            if output_type == "pil":
+                made = restored(made, request)
         self.maybe_free_model_hooks()
         return self._output(request, made, result) if return_dict else (made,)
 
@@ -145,7 +148,21 @@ class RefinementPipeline(DiffusionPipeline, LoraBaseMixin):  # type: ignore[misc
             config.code_classes,
             request.sampling,
             None if request.noise is None else request.noise.to(device),
+            known_codes(request.edits, request.sampling, device),
         )
+
+    def _edits(self, image: Any, options: EditOptions, count: int, size: tuple[int, int], frames: int) -> list[Edit]:
+        """Return what is known of each of `count` prompts."""
+        tokenizer = self.visual_tokenizer
+        strides = tokenizer.spatial_stride, tokenizer.temporal_stride
+        return resolve_edits(image, options, count, size, frames, strides, self.encode)
+
+    @torch.no_grad()
+    def encode(self, pixels: Float[Tensor, "batch 3 frames height width"]) -> Int[Tensor, "batch channels t h w"]:
+        """Return the codes of pixels in [-1, 1], on the pipeline's device."""
+        encode: Any = apply_forward_hook(VisualTokenizer.encode)  # brings an offloaded tokenizer to its device
+        codes: Tensor = encode(self.visual_tokenizer, pixels.to(self._execution_device, self.visual_tokenizer.dtype))
+        return codes
 
     def _call(self, what: Any, arguments: dict[str, Any]) -> Any:
         """Prepare and run; each word goes where it belongs."""
@@ -255,6 +272,15 @@ class RefinementPipeline(DiffusionPipeline, LoraBaseMixin):  # type: ignore[misc
         write_checksums(Path(save_directory))
         if push_to_hub:  # writes the same files again and uploads the folder, now with its checksums
             super().save_pretrained(os.fspath(save_directory), push_to_hub=True, **kwargs)
+
+
+def restored(made: Any, request: Request) -> Any:
+    """Return edited pictures or clips at the size that they came in; others as they are."""
+    if not request.edits:
+        return made
+    clips = made if request.is_clip else [[one] for one in made]
+    whole = [edit.restore(clip, request.blend) for edit, clip in zip(request.edits, clips, strict=True)]
+    return whole if request.is_clip else [frames[0] for frames in whole]
 
 
 def code_for(class_name: str) -> str:

@@ -9,7 +9,7 @@ import inspect
 import operator
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import torch
@@ -17,6 +17,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from genrefine.errors import GenrefineError
+from genrefine.pipelines.editing import Edit
 from genrefine.sampling.component import RefinementSampler
 from genrefine.sampling.options import SamplingOptions
 from genrefine.sampling.settings import SamplingSettings
@@ -27,7 +28,6 @@ _ELSEWHERE = {
     "latents": "noise",
     "prompt": "class_labels",
     "class_labels": "prompt",
-    "image": "first_frame",
     "num_images": "num_images_per_prompt",
 }
 
@@ -49,6 +49,8 @@ class Request:
         sampling: how they are refined.
         settings: the same as plain arguments of the pipeline.
         noise: codes to start from, in place of those of the seeds.
+        edits: pictures that are edited; none where all is made.
+        blend: whether their own pixels are laid over what stays.
     """
 
     labels: list[str | None]
@@ -57,6 +59,8 @@ class Request:
     sampling: SamplingSettings
     settings: dict[str, Any]
     noise: Int[Tensor, "batch channels t h w"] | None = None
+    edits: list[Edit] = field(default_factory=list)
+    blend: bool = True
 
     def __len__(self) -> int:
         return len(self.seeds)

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from genrefine.conditioning.text_condition import FirstFrame, TextCondition
 from genrefine.conditioning.text_encoder import MAX_TOKENS, TextEncoder
 from genrefine.errors import GenrefineError
+from genrefine.pipelines.editing import EditOptions, edited_settings
 from genrefine.pipelines.output import Clips, Images, TextPipelineOutput, facts_of
 from genrefine.pipelines.refinement_pipeline import RefinementPipeline, config_of, require_same_codes
 from genrefine.pipelines.request import (
@@ -153,6 +154,11 @@ class TextPipeline(RefinementPipeline):
         noise: Int[Tensor, "batch channels t h w"] | None = None,
         prompt_embeds: Embeddings = None,
         negative_prompt_embeds: Embeddings = None,
+        image: Any = None,
+        mask_image: Any = None,
+        strength: float | None = None,
+        outpaint: Sequence[int] | None = None,
+        blend: bool = True,
         **sampling: Any,
     ) -> TextRequest:
         """Check a request, encode its prompts and first frames, draw its seeds and fill in the defaults of the model.
@@ -173,6 +179,15 @@ class TextPipeline(RefinementPipeline):
             noise: codes to start from, one map per sample, of the latent frames to predict (diffusers: `latents`).
             prompt_embeds: in place of prompts: "prompts tokens channels", or a list of "tokens channels".
             negative_prompt_embeds: in place of negative prompts, likewise, or one for all.
+            image: picture to edit, or a list, one per prompt: PIL, a path, or a tensor "3 height width" in [0, 1], of
+                any size; it is scaled to fit, and comes back at its own size ("pil") or as the model sees it. Of
+                a clip: its frames, None for those to be made and fewer for those that follow, or a film's path.
+            mask_image: white where to make anew, of the size of the picture; every position of the grid of codes that
+                white touches. The codes elsewhere are the picture's own. Of a clip one for all frames, or a list.
+            strength: 1 makes from nothing what may change, less begins at signal 1 - strength from the picture's own
+                codes, 0 is the picture as codes hold it. Default: 1 with a mask or margins, else 0.6.
+            outpaint: pixels to add left, above, right and below.
+            blend: lay the picture's own pixels over everything but the mask, with a feathered edge.
             sampling: `sampling.options.SamplingOptions` to use in place of those saved with the model.
 
         Raises:
@@ -183,6 +198,8 @@ class TextPipeline(RefinementPipeline):
         own = self.picture_size
         height, width = height if height is not None else own[0], width if width is not None else own[1]
         has_first_frame = first_frame is not None
+        if has_first_frame and image is not None:
+            raise GenrefineError("image holds the frames that are known, the first one too; leave first_frame out")
         frames, rows, columns = resolve_grid(self.visual_tokenizer, own, num_frames, height, width, has_first_frame)
         if has_first_frame and self.refiner.config.attention == "prefix":
             raise GenrefineError("a model with prefix attention takes no first frame; use one with joint attention")
@@ -191,7 +208,10 @@ class TextPipeline(RefinementPipeline):
         each = [index for index in range(len(prompted.own)) for _ in range(num_images_per_prompt)]
         seeds = resolve_seeds(len(each), seed, generator)
         given = self._encode_first_frames(resolve_first_frames(first_frame, len(prompted.own), height, width))
-        arguments = options.arguments()
+        changes = EditOptions(mask_image, strength, outpaint, blend)
+        known = self._edits(image, changes, len(prompted.own), (height, width), num_frames)
+        edits = [known[index] for index in each] if known else []
+        arguments = options.arguments() | (changes.settings() if edits else {})
         prompts, nulls = ([values[index] for index in each] for values in (prompted.own, prompted.nulls))
         negatives = [text_of(null) for null in nulls]
         if None not in negatives:
@@ -203,9 +223,11 @@ class TextPipeline(RefinementPipeline):
             first_frames=[given[index] for index in each] if given else [],
             seeds=seeds,
             grid=(frames - has_first_frame, rows, columns),
-            sampling=settings,
+            sampling=edited_settings(settings, edits, changes.effective_strength),
             settings={**arguments, "height": height, "width": width, "num_frames": num_frames},
             noise=noise,
+            edits=edits,
+            blend=blend,
         )
 
     @called_like(prepare, RefinementPipeline.run)
@@ -299,10 +321,7 @@ class TextPipeline(RefinementPipeline):
 
     def _encode_first_frames(self, frames: Sequence[Float[Tensor, "1 3 1 height width"]]) -> list[FirstFrame]:
         """Return the codes of first frames, each encoded by itself and once."""
-        encode = apply_forward_hook(VisualTokenizer.encode)
-        device, dtype = self._execution_device, self.visual_tokenizer.dtype
-        codes = {id(frame): frame for frame in frames}
-        codes = {key: encode(self.visual_tokenizer, frame.to(device, dtype))[0] for key, frame in codes.items()}
+        codes = {id(frame): self.encode(frame)[0] for frame in {id(frame): frame for frame in frames}.values()}
         return [codes[id(frame)] for frame in frames]
 
 

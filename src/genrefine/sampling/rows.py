@@ -17,12 +17,13 @@ class ActiveRows:
     Args:
         settings: budget, schedule, temperature and what the network is told.
         num_samples: samples of the batch.
+        start: signal that all begin at.
     """
 
-    def __init__(self, settings: SamplingSettings, num_samples: int) -> None:
+    def __init__(self, settings: SamplingSettings, num_samples: int, start: float = 0.0) -> None:
         self.settings, self.num_samples = settings, num_samples
         self.active: Int[Tensor, active] = torch.arange(num_samples)
-        self.signal: Float[Tensor, active] = torch.zeros(num_samples)
+        self.signal: Float[Tensor, active] = torch.full((num_samples,), start)
         self.num_steps: Int[Tensor, active] | None = None
         self.temperature: Float[Tensor, active] = torch.full((num_samples,), settings.temperature)
         self._warmup = self._signals(settings.steps.before())

@@ -21,6 +21,7 @@ from genrefine.errors import GenrefineError
 from genrefine.sampling.budgets import checked_entropy, normalized_entropy
 from genrefine.sampling.guidance import GuidedRefiner
 from genrefine.sampling.kernels import State, Transition
+from genrefine.sampling.known import KnownCodes
 from genrefine.sampling.random_source import RandomSource, checked_noise
 from genrefine.sampling.records import RefinementStep
 from genrefine.sampling.rows import ActiveRows
@@ -35,6 +36,7 @@ def refine(
     code_classes: int,
     settings: SamplingSettings,
     noise: Int[Tensor, "batch channels t h w"] | None = None,
+    known: KnownCodes | None = None,
 ) -> Iterator[RefinementStep]:
     """Refine noise to codes, one record per step.
 
@@ -45,6 +47,7 @@ def refine(
         code_classes: classes of one code.
         settings: steps, schedule, kernel and temperature.
         noise: N to start from; by default drawn. The streams advance alike in both cases.
+        known: codes of pictures that are edited; by default nothing is known.
 
     Raises:
         GenrefineError: if network, random source and noise do not fit each other, or if the network returns NaN.
@@ -55,17 +58,19 @@ def refine(
         )
     drawn = source.codes(code_classes, shape)
     noise = drawn if noise is None else checked_noise(noise, drawn, code_classes)
-    state, rows = State(noise, torch.zeros_like(noise, dtype=torch.bool)), ActiveRows(settings, len(source))
+    known = known or KnownCodes(noise, torch.zeros_like(noise, dtype=torch.bool))
+    state, rows = known.begin(noise, source), ActiveRows(settings, len(source), known.start)
     for index in count():
         # Drawn before the network is called, which on an accelerator works meanwhile.
         race, uniform = source.exponential((*shape, code_classes)), source.uniform(shape)
-        logits = guided(state.codes, rows.signal)
+        logits = guided(state.codes, known.told(rows.signal))
         entropy = checked_entropy(normalized_entropy(logits.conditional).cpu(), logits.guided)
         rows.decide(entropy)  # at one step, from which on the steps, their signals and the temperature are known
 
-        prediction = draw_labels(logits.guided, rows.temperature, race)
+        prediction = known.in_prediction(draw_labels(logits.guided, rows.temperature, race))
         t, later = rows.signal.to(noise.device), rows.next_signal.to(noise.device)
-        before, state = state, settings.kernel(state, Transition(prediction, noise, uniform, t, later, code_classes))
+        step = Transition(prediction, noise, uniform, t, later, code_classes)
+        before, state = state, known.in_state(settings.kernel(state, step))
         signal, finished = rows.advance(state.held)
         yield RefinementStep(
             index=index,
@@ -89,7 +94,7 @@ def refine(
         if len(going) < len(finished):
             there = going.to(noise.device)
             noise, state = noise[there], State(state.codes[there], state.held[there])
-            guided, source = guided.select(going), source.select(going)
+            guided, source, known = guided.select(going), source.select(going), known.select(there)
 
 
 def draw_labels(logits: Tensor, temperature: Tensor, race: Tensor) -> Tensor:
