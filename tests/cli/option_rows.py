@@ -9,6 +9,9 @@ from text_evaluation_rows import CLIP_ROWS, CLIPS, PROMPT_ROWS, PROMPTS, TOKENIZ
 
 GENERATE = "generate --model m --class-label 0 --seed 7 -o a.png"
 PAINT = "generate dog --model t --seed 7 -o a.png"
+EDIT = "edit a.png dog --model t --seed 7 --num-inference-steps 2 -o r.png"
+EDIT_CLASS = "edit a.png --class-label 0 --model m --seed 7 --num-inference-steps 2 -o r.png"
+MAPPED = f"{EDIT} --from heart"
 ENCODE = "encode set/train --model m -o store"
 FILMS = "encode films --frames 3 --model m -o store"
 FILM_TABLE = "encode films.parquet --frames 3 --model m -o store"
@@ -108,6 +111,31 @@ ROWS: dict[str, dict[str, tuple[str, str]]] = {
         **sampling(GENERATE),
         **everywhere(GENERATE, "--model", "--device", "--dtype", "--json"),
         **everywhere(GENERATE + " --num-images 9", "--batch-size"),
+    },
+    "edit": {
+        "picture": (EDIT, EDIT.replace("a.png", "b.png")),
+        "prompt": (EDIT, EDIT.replace("dog", "heart")),
+        "--class-label": (EDIT_CLASS, EDIT_CLASS.replace("label 0", "label 1")),
+        "--negative-prompt": (EDIT, EDIT + " --negative-prompt heart"),
+        "--mask": (EDIT, EDIT + " --mask mask.png"),
+        "--from": (EDIT, MAPPED),
+        "--mend": (EDIT, EDIT + " --mend"),
+        "--threshold": (MAPPED + " --threshold -9", MAPPED + " --threshold 9"),
+        "--map": (MAPPED, MAPPED + " --map map.png"),
+        "--strength": (EDIT, EDIT + " --strength 0.2"),
+        "--outpaint": (EDIT, EDIT + " --outpaint 4 0 0 0"),
+        "--frames": (EDIT.replace("r.png", "r.webp"), EDIT.replace("r.png", "r.webp") + " --frames 3"),
+        "--no-blend": (EDIT + " --mask mask.png", EDIT + " --mask mask.png --no-blend"),
+        "--output": (EDIT, EDIT.replace("r.png", "s.png")),
+        "--num-images": (EDIT, EDIT + " --num-images 2"),
+        "--seed": (EDIT, EDIT.replace("seed 7", "seed 8")),
+        "--film": (EDIT, EDIT + " --film a.webp"),
+        "--adapter": (EDIT, EDIT + " --adapter tad"),
+        "--adapter-scale": (EDIT + " --adapter tad", EDIT + " --adapter tad --adapter-scale 0.5"),
+        **sampling(EDIT),
+        **everywhere(EDIT, "--device", "--dtype", "--json"),
+        "--model": (EDIT, EDIT.replace("--model t", "--model t2")),
+        **everywhere(EDIT + " --num-images 9", "--batch-size"),
     },
     "reconstruct": {
         "picture": ("reconstruct a.png --model m -o r.png", "reconstruct b.png --model m -o r.png"),

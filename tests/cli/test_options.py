@@ -83,6 +83,9 @@ def place(tmp_path_factory, model, pictures):
         part.save_pretrained(folder / "encoder")
     for name, pipe in (("ad", tiny_pipeline()), ("tad", tiny_text_pipeline())):
         write_adapter(folder / name, pipe.refiner)
+    mask = Image.new("L", (16, 16))
+    mask.paste(255, (0, 0, 8, 16))
+    mask.save(folder / "mask.png")
     (folder / "names.txt").write_text("\n".join(CLASS_NAMES))
     (folder / "words.txt").write_text("dog\nheart\n")
     for name, side in (("quarters", 2), ("thirds", 3)):

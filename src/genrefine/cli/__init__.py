@@ -20,6 +20,7 @@ from genrefine.errors import GenrefineError, Terminated
 
 VERBS = {
     "generate": "make pictures and clips from prompts, pictures from class names",
+    "edit": "change a picture: paint a part anew, say what it is to show, mend it, let it grow",
     "reconstruct": "encode a picture, decode it again, and measure what was lost",
     "encode": "turn an image folder or data set into a code store",
     "train": "train a tokenizer or a refiner from a preset",

@@ -107,7 +107,7 @@ def run(options: argparse.Namespace) -> None:
     count, seeds = len(request), request.seeds
     if options.film and count > _MOST_FILMED:
         raise GenrefineError(f"a film shows at most {_MOST_FILMED} pictures; got {count}; ask for fewer")
-    names = _names(request)
+    names = names_of(request)
     output = options.output or default_output(names[0], seeds[0], request.is_clip)
     require_output(output, request.is_clip, getattr(pipeline, "frames_per_second", None))
     notes: dict[str, Any] = {"model": _model(options), "settings": request.settings}
@@ -139,7 +139,7 @@ def run(options: argparse.Namespace) -> None:
     kind = "clip" if request.is_clip else "picture"
     say(
         f"{count} {kind}{'s' * (count > 1)} in {seconds:.1f} s, {sum(steps) / count:.3g} steps each, "
-        f"seed{'s' * (count > 1)} {_brief(seeds)}: {_brief(files)}"
+        f"seed{'s' * (count > 1)} {brief(seeds)}: {brief(files)}"
     )
 
 
@@ -162,7 +162,7 @@ def generate(
     from genrefine.pipelines import FilmRecorder, TextRequest
     from genrefine.pipelines.film import draw_film
 
-    of_prompts, names = isinstance(request, TextRequest), _names(request)
+    of_prompts, names = isinstance(request, TextRequest), names_of(request)
     samples = Samples(
         names,
         getattr(pipeline, "frames_per_second", None) if request.is_clip else None,
@@ -183,7 +183,7 @@ def generate(
     return samples, draw_film(panels) if filmed else []
 
 
-def _names(request: "ClassRequest | TextRequest") -> list[str]:
+def names_of(request: "ClassRequest | TextRequest") -> list[str]:
     """Return what to call each sample."""
     from genrefine.pipelines import TextRequest
 
@@ -249,7 +249,7 @@ def _prepare(pipeline: "ClassPipeline | TextPipeline", options: argparse.Namespa
     arguments = {"num_images_per_prompt": options.num_images, "seed": seed} | sampling_of(options)
     if isinstance(pipeline, ClassPipeline):
         _refuse_given(options, _OF_PROMPTS, f"'{_model(options)}' is a model of classes")
-        labels = [_label(word, pipeline.class_names) for word in options.class_label or [None]]
+        labels = [label_of(word, pipeline.class_names) for word in options.class_label or [None]]
         return pipeline.prepare(labels, **arguments)
     _refuse_given(options, ("class_label",), f"'{_model(options)}' is a model of prompts")
     arguments |= {"negative_prompt": options.negative_prompt or "", "num_frames": _frames(options)}
@@ -258,11 +258,11 @@ def _prepare(pipeline: "ClassPipeline | TextPipeline", options: argparse.Namespa
         return pipeline.prepare(options.prompt or None, **arguments)
 
 
-def _label(word: str | None, class_names: list[str]) -> int | str | None:
+def label_of(word: str | None, class_names: list[str]) -> int | str | None:
     """Take digits as a class number, unless a class has that name."""
     return int(word) if word is not None and word.isdecimal() and word not in class_names else word
 
 
-def _brief(values: list[Any]) -> str:
+def brief(values: list[Any]) -> str:
     words = [str(value) for value in values]
     return ", ".join(words if len(words) <= 4 else [*words[:3], "...", words[-1]])

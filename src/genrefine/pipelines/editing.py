@@ -156,9 +156,7 @@ def _frames(image: Any, num_frames: int) -> tuple[list[Image.Image], list[bool]]
     else:
         listed = list(image) if isinstance(image, (list, tuple)) else [image]
     if not 1 <= len(listed) <= num_frames or all(frame is None for frame in listed):
-        raise GenrefineError(
-            f"image must be 1 to {num_frames} frames of the clip, some of them given; got {len(listed)}"
-        )
+        raise GenrefineError(f"image must be 1 to {num_frames} frames of the clip, not all None; got {len(listed)}")
     listed += [None] * (num_frames - len(listed))
     read = {index: read_picture(frame, "image") for index, frame in enumerate(listed) if frame is not None}
     if len({frame.size for frame in read.values()}) > 1:

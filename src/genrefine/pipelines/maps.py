@@ -55,10 +55,16 @@ class CodeMap:
         best = min(range(len(within)), key=within.__getitem__) if within else 0
         return float((ordered[best] + ordered[min(best + 1, len(ordered) - 1)]) / 2)
 
-    def mask(self, threshold: float | None = None) -> Image.Image:
-        """Return what lies above a threshold as white, of the size of the picture; by default above `threshold`."""
-        above = (self.values > (self.threshold if threshold is None else threshold)).numpy()
-        return self._at_picture(Image.fromarray(above.astype(np.uint8) * 255))
+    def mask(self, threshold: float | None = None, grow: int = 1) -> Image.Image:
+        """Return what lies above a threshold as white, of the size of the picture.
+
+        Args:
+            threshold: nats per code; default is `self.threshold`.
+            grow: positions around that are marked too: what stands at the edge of a thing belongs to it in part.
+        """
+        above = self.values > (self.threshold if threshold is None else threshold)
+        wide = torch.nn.functional.max_pool2d(above[None].float(), 2 * grow + 1, 1, grow)[0]
+        return self._at_picture(Image.fromarray(wide.numpy().astype(np.uint8) * 255))
 
     def picture(self) -> Image.Image:
         """Return the map in grey, from its smallest value to its largest, of the size of the picture."""
