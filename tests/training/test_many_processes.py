@@ -20,7 +20,16 @@ import torch
 from test_loop import SETTINGS, adversarial_task, refiner_task, tokenizer_task, train
 torch.set_num_threads(1)
 tasks = {{"plain": lambda: tokenizer_task(flip=False, rounds=(2,)), "adversarial": adversarial_task,
-          "refiner": refiner_task}}
+          "refiner": refiner_task, "told": lambda: told(tokenizer_task())}}
+
+def told(task):
+    plain = task.updates
+    def updates(networks, batch, generator):
+        print("seed", generator.initial_seed(), flush=True)
+        return plain(networks, batch, generator)
+    task.updates = updates
+    return task
+
 for place in sys.argv[2:]:
     folder, num_steps = place.split(":")
     train(tasks[sys.argv[1]](), replace(SETTINGS, num_steps=int(num_steps)), Path(folder))
@@ -56,3 +65,12 @@ def test_runs_of_two_networks_and_of_draws_end_and_go_on(task: str, name: str, t
     whole, parts = (weights(tmp_path / out, name) for out in ("whole", "parts"))
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
     assert "continuing" in answer.stdout
+
+
+def test_every_process_draws_its_own_numbers(tmp_path: Path) -> None:
+    """Equal draws in all processes would corrupt every part of a batch alike, which no loss shows."""
+    answer = in_two_processes(write_program(tmp_path), "told", f"{tmp_path / 'run'}:6")
+    assert answer.returncode == 0, answer.stderr
+    seeds = [line.split()[1] for line in answer.stdout.splitlines() if line.startswith("seed ")]
+    assert len(seeds) == 12
+    assert len(set(seeds)) == 12
