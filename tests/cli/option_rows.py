@@ -92,6 +92,8 @@ def everywhere(base: str, *options: str) -> dict[str, tuple[str, str]]:
 ROWS: dict[str, dict[str, tuple[str, str]]] = {
     "generate": {
         "prompt": (PAINT, PAINT.replace("dog", "heart")),
+        "--prompts": (PAINT, PAINT.replace("dog", "--prompts words.txt")),
+        "--interactive": (PAINT, PAINT.replace("dog", "--interactive").replace("a.png", "made")),
         "--negative-prompt": (PAINT, PAINT + " --negative-prompt heart"),
         "--frames": (PAINT.replace(".png", ".webp") + " --frames 3", PAINT.replace(".png", ".webp") + " --frames 5"),
         "--first-frame": (

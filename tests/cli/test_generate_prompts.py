@@ -1,5 +1,6 @@
 """Laws of `genrefine generate` with a model of prompts."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -307,3 +308,33 @@ def test_what_has_come_is_in_the_folder_whatever_becomes_of_the_rest(paint, monk
         f"{i}-{c}-seed{i + 1}.png" for i, c in enumerate("abcd")
     ]
     assert read_png_metadata("made/3-d-seed4.png")["prompts"] == ["d"]
+
+
+def test_prompts_come_from_a_file_or_from_standard_input(paint, monkeypatch):
+    Path("prompts.txt").write_text("a red heart\n\n  dog  \n", encoding="utf-8")
+    assert paint("--prompts", "prompts.txt", "--seed", 1, "-o", "made").code == 0
+    assert sorted(path.name for path in Path("made").iterdir()) == ["0-a-red-heart-seed1.png", "1-dog-seed2.png"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("dog\n"))
+    assert paint("--prompts", "-", "--seed", 2, "-o", "one.png").code == 0
+    assert read_picture("one.png").tobytes() == read_picture("made/1-dog-seed2.png").tobytes()
+    Path("empty.txt").write_text("\n")
+    Path("binary.txt").write_bytes(b"\xff\xfe\xfa")
+    for words, message in (
+        (["--prompts", "empty.txt"], "holds no prompts"),
+        (["--prompts", "binary.txt"], "cannot read prompts from 'binary.txt'"),
+        (["--prompts", "none.txt"], "cannot read prompts from 'none.txt'"),
+        (["dog", "--prompts", "prompts.txt"], "leave PROMPT out"),
+        (["--interactive", "--prompts", "prompts.txt"], "leave --interactive out"),
+        (["--interactive", "-o", "a.png"], "give a folder"),
+    ):
+        answer = paint(*words)
+        assert (answer.code, answer.err.count("\n")) == (2, 1)
+        assert message in answer.err
+
+
+def test_an_interactive_loop_makes_a_file_a_line_and_passes_over_what_cannot_be_made(paint, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("dog\nbell\aring\na red heart\n\nnot read\n"))
+    answer = paint("--interactive", "--seed", 4)
+    assert answer.code == 0
+    assert sorted(path.name for path in Path().glob("*.png")) == ["a-red-heart-seed4.png", "dog-seed4.png"]
+    assert answer.err.splitlines()[-1].startswith("genrefine generate: a prompt must be readable text")

@@ -1,6 +1,7 @@
 """`genrefine generate`: pictures and clips from prompts, pictures from class names."""
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 _MOST_FILMED = 9
 _SET_IN_MOTION = 17
-_OF_PROMPTS = ("prompt", "negative_prompt", "frames", "first_frame", "height", "width")
+_OF_PROMPTS = ("prompt", "prompts", "interactive", "negative_prompt", "frames", "first_frame", "height", "width")
 _OF_PICTURES = ("class_label", "output", "num_images", "seed", "film", "json", "batch_size", *_OF_PROMPTS, *OPTIONS)
 
 
@@ -48,6 +49,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Describe the options of the verb."""
     parser.add_argument(
         "prompt", nargs="*", metavar="PROMPT", help="what to make; several make one picture each; none, anything"
+    )
+    parser.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="prompts, one a line, in place of PROMPT; - for standard input"
+    )
+    parser.add_argument(
+        "--interactive", action="store_true", help="ask for prompts one after the other, with the model kept loaded"
     )
     parser.add_argument("--negative-prompt", metavar="TEXT", help="what guidance leads away from")
     parser.add_argument(
@@ -100,9 +107,46 @@ def run(options: argparse.Namespace) -> None:
     if options.list_classes:
         _list_classes(options)
         return
+    if options.prompts is not None:
+        options.prompt = _read_prompts(options)
     _check(options)
     pipeline = load_pipeline(_model(options), options.device, options.dtype)
     adapt(pipeline, options)
+    if options.interactive:
+        _ask(pipeline, options)
+    else:
+        _make(pipeline, options)
+
+
+def _ask(pipeline: "ClassPipeline | TextPipeline", options: argparse.Namespace) -> None:
+    """Make what each line of standard input says, until it ends; a line that cannot be made is told and passed over."""
+    say(f"'{_model(options)}' is loaded; a prompt a line, an empty line or the end of input ends")
+    for line in sys.stdin:
+        if not line.strip():
+            return
+        try:
+            _make(pipeline, argparse.Namespace(**{**vars(options), "prompt": [line.strip()]}))
+        except GenrefineError as error:
+            sys.stderr.write(f"genrefine generate: {error}\n")
+
+
+def _read_prompts(options: argparse.Namespace) -> list[str]:
+    """Return the lines of a file or of standard input that say something."""
+    if options.prompt or options.interactive:
+        other = "PROMPT" if options.prompt else "--interactive"
+        raise GenrefineError(f"--prompts says what to make; leave {other} out")
+    try:
+        text = sys.stdin.read() if str(options.prompts) == "-" else options.prompts.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise GenrefineError(f"cannot read prompts from '{options.prompts}' ({error}); give a text file") from error
+    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    if not prompts:
+        raise GenrefineError(f"'{options.prompts}' holds no prompts; write one a line")
+    return prompts
+
+
+def _make(pipeline: "ClassPipeline | TextPipeline", options: argparse.Namespace) -> None:
+    """Carry out one request."""
     request = _prepare(pipeline, options)
     count, seeds = len(request), request.seeds
     if options.film and count > _MOST_FILMED:
@@ -211,6 +255,10 @@ def _check(options: argparse.Namespace) -> None:
     from genrefine.files import require_writable
     from genrefine.media.writing import require_animation_path
 
+    if options.interactive and (options.prompt or (options.output is not None and is_file(options.output))):
+        raise GenrefineError(
+            "--interactive asks for prompts, a file each; leave PROMPT out, and give a folder"
+        )
     if options.class_label:
         _refuse_given(options, _OF_PROMPTS, "--class-label asks a model of classes")
     if any(not prompt.strip() for prompt in options.prompt):
@@ -233,7 +281,7 @@ def _frames(options: argparse.Namespace) -> int:
 
 def _refuse_given(options: argparse.Namespace, names: tuple[str, ...], reason: str) -> None:
     for name in names:
-        if getattr(options, name) not in (None, []):
+        if getattr(options, name) not in (None, [], False):
             raise GenrefineError(f"{reason}, which takes no {_option(name)}; leave it out or choose another --model")
 
 
