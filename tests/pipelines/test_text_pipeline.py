@@ -215,7 +215,6 @@ def test_a_long_prompt_is_cut_with_a_warning_that_names_the_rest(text_pipe):
         ({"seed": [1, 2]}, "one for each of the 1 pictures; got 2"),
         ({"output_type": "mp4"}, "output_type must be one of"),
         ({"class_labels": 3}, "did you mean 'prompt'"),
-        ({"image": picture()}, "did you mean 'first_frame'"),
         ({"num_frame": 3}, "did you mean 'num_frames'"),
     ],
 )

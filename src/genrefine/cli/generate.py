@@ -256,9 +256,7 @@ def _check(options: argparse.Namespace) -> None:
     from genrefine.media.writing import require_animation_path
 
     if options.interactive and (options.prompt or (options.output is not None and is_file(options.output))):
-        raise GenrefineError(
-            "--interactive asks for prompts, a file each; leave PROMPT out, and give a folder"
-        )
+        raise GenrefineError("--interactive asks for prompts, a file each; leave PROMPT out, and give a folder")
     if options.class_label:
         _refuse_given(options, _OF_PROMPTS, "--class-label asks a model of classes")
     if any(not prompt.strip() for prompt in options.prompt):
@@ -312,5 +310,6 @@ def label_of(word: str | None, class_names: list[str]) -> int | str | None:
 
 
 def brief(values: list[Any]) -> str:
+    """Return values as a list, the middle of a long one left out."""
     words = [str(value) for value in values]
     return ", ".join(words if len(words) <= 4 else [*words[:3], "...", words[-1]])

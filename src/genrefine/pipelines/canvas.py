@@ -67,18 +67,9 @@ class Canvas:
         """
         left, top, width, height = self.box
         rows, columns = self.size[0] // stride, self.size[1] // stride
-        touched = np.zeros((rows, columns), dtype=bool)
         ys, xs = np.nonzero(self.mask)
-        # A pixel of the picture covers a piece of the canvas: every position under it is touched.
-        for axis, (near, far, first, inner, whole) in enumerate(
-            ((ys, ys + 1, top, height, self.mask.shape[0]), (xs, xs + 1, left, width, self.mask.shape[1]))
-        ):
-            start = np.floor((first + near * inner / whole) / stride).astype(int)
-            end = np.ceil((first + far * inner / whole) / stride).astype(int) - 1
-            if axis == 0:
-                tops, bottoms = start, np.minimum(end, rows - 1)
-            else:
-                lefts, rights = start, np.minimum(end, columns - 1)
+        tops, bottoms = _positions(ys, top, height, self.mask.shape[0], stride)
+        lefts, rights = _positions(xs, left, width, self.mask.shape[1], stride)
         # Corners of rectangles in a table of differences, summed up once.
         corners = np.zeros((rows + 1, columns + 1), dtype=np.int64)
         np.add.at(corners, (tops, lefts), 1)
@@ -108,6 +99,22 @@ class Canvas:
         soft = np.maximum(np.asarray(grown.filter(ImageFilter.GaussianBlur(feather))), self.mask * 255)
         reach = np.asarray(grown.filter(ImageFilter.MaxFilter(2 * feather + 1))) > 0
         return Image.composite(result, self.original, Image.fromarray((soft * reach).astype(np.uint8)))
+
+
+def _positions(
+    pixels: NDArray[np.int64], first: int, inner: int, whole: int, stride: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the first and last position that each pixel touches along one axis.
+
+    Args:
+        pixels: places in the original.
+        first: where the original begins at the working size.
+        inner: its extent there.
+        whole: its own extent.
+        stride: of the positions.
+    """
+    begin, end = first * whole + pixels * inner, first * whole + (pixels + 1) * inner  # in parts of a pixel
+    return begin // (stride * whole), -(-end // (stride * whole)) - 1
 
 
 def _spread_to_edges(touched: NDArray[np.bool_], box: tuple[int, int, int, int], stride: int) -> NDArray[np.bool_]:
