@@ -96,7 +96,7 @@ def place() -> Iterator[Place]:
 
 def ends_well(code: int, last: str, log: str, codes: set[int]) -> bool:
     """Return whether a command ended as it should: with a code of these, in one line, without a traceback."""
-    return code in codes and "Traceback" not in log and (code <= 0 or last.startswith("genrefine "))
+    return code in codes and "Traceback" not in log and (code <= 0 or last.startswith("genrefine"))
 
 
 def sender(number: int, seconds: float) -> Callable[[Any], None]:
