@@ -64,7 +64,11 @@ def test_a_picture_becomes_the_beginning_of_a_clip(edit):
     [
         (["none.png", "dog", "-o", "b.png"], "'none.png' is no file"),
         (["words.txt", "dog", "-o", "b.png"], "cannot read picture 'words.txt'"),
-        (["a.png", "dog", "-o", "a.png"], "is the picture to edit; write the result to another file"),
+        (["a.png", "dog", "-o", "a.png"], "--output would replace 'a.png'"),
+        (["a.png", "dog", "--mask", "mask.png", "-o", "mask.png"], "--output would replace 'mask.png'"),
+        (["a.png", "dog", "--mend", "--map", "a.png", "-o", "b.png"], "--map would replace 'a.png'"),
+        (["a.png", "dog", "--json", "a.png", "-o", "b.png"], "--json would replace 'a.png'"),
+        (["a.png", "dog", "--num-images", "10", "--film", "f.gif", "-o", "b.png"], "a film shows at most 9 pictures"),
         (["a.png", "dog", "-o", "b.jpg"], "pictures are written as .png"),
         (["a.png", "dog", "-o", "b.png", "--strength", "1.5"], "--strength must lie in 0 .. 1; got 1.5"),
         (["a.png", "dog", "-o", "b.png", "--mask", "black.png"], "is all black, so nothing would change"),

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, NoReturn
@@ -98,9 +99,10 @@ def _reader(number: int) -> None:
 
     def killing(loss: torch.Tensor, *rest: Any, **options: Any) -> None:
         for stat in Path("/proc").glob("[0-9]*/stat"):
-            pid, *_, parent = stat.read_text().replace(") ", " ").split()[:4]
-            if int(parent) == os.getpid():
-                os.kill(int(pid), signal.SIGKILL)
+            with suppress(OSError):  # it has ended meanwhile
+                pid, *_, parent = stat.read_text().replace(") ", " ").split()[:4]
+                if int(parent) == os.getpid():
+                    os.kill(int(pid), signal.SIGKILL)
         plain(loss, *rest, **options)
 
     torch.Tensor.backward = _counted(number, plain, killing)  # type: ignore[method-assign]

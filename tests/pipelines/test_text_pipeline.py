@@ -8,6 +8,7 @@ from PIL import Image
 from genrefine import GenrefineError, RefinementSampler, TextPipeline
 from genrefine.media.pixels import from_pil, to_pil, to_pil_clips
 from genrefine.pipelines import FilmRecorder
+from genrefine.pipelines.text_request import cover
 from tiny_models import tiny_text_encoder, tiny_text_pipeline, tiny_text_refiner, tiny_tokenizer
 
 PROMPTS = ["a red heart", "", "thumbs up pizza rocket flag of japan a blue dog"]
@@ -80,6 +81,18 @@ def test_a_first_frame_of_another_size_is_covered_and_cropped_with_a_notice(text
         out = text_pipe("dog", first_frame=wide, num_frames=3, seed=1)
     blue = Image.new("RGB", (16, 16), (0, 0, 255))
     assert torch.equal(out.codes, text_pipe("dog", first_frame=blue, num_frames=3, seed=1).codes)
+
+
+@pytest.mark.parametrize(
+    ("size", "scaled", "corner"),
+    [((50, 30), (27, 16), (5, 0)), ((30, 51), (16, 27), (0, 5)), ((9, 16), (16, 28), (0, 6))],
+)
+def test_a_first_frame_is_fitted_by_whole_pixels_as_published(size, scaled, corner):
+    """A crop between pixels gives other levels, and other bits of codes."""
+    levels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    whole = Image.fromarray(levels).resize(scaled, Image.Resampling.LANCZOS)
+    expected = whole.crop((*corner, corner[0] + 16, corner[1] + 16))
+    assert cover(Image.fromarray(levels), 16, 16).tobytes() == expected.tobytes()
 
 
 def test_a_transparent_first_frame_stands_on_white(text_pipe):

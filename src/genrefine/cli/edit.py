@@ -1,12 +1,11 @@
 """`genrefine edit`: change a picture or a clip: paint a part anew, say what it is to show, mend it, let it grow."""
 
 import argparse
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genrefine.cli.answers import say, write_json
-from genrefine.cli.generate import brief, generate, label_of, names_of
+from genrefine.cli.answers import say
+from genrefine.cli.generate import brief, carry_out, label_of, names_of
 from genrefine.cli.loading import adapt, load_pipeline
 from genrefine.cli.options import (
     CLASS_MODEL,
@@ -20,7 +19,7 @@ from genrefine.cli.options import (
     add_sampling_options,
     sampling_of,
 )
-from genrefine.cli.sample_files import Samples, is_file, notices, require_apart, require_output, save_each, save_sheet
+from genrefine.cli.sample_files import notices, require_apart, require_output
 from genrefine.errors import GenrefineError
 
 if TYPE_CHECKING:
@@ -85,36 +84,18 @@ def run(options: argparse.Namespace) -> None:
     arguments |= {"outpaint": options.outpaint, "blend": not options.no_blend} | sampling_of(options)
     with notices():
         request = pipeline.prepare(what, **arguments)
-    require_output(options.output, request.is_clip, getattr(pipeline, "frames_per_second", None))
     notes: dict[str, Any] = {"model": model, "picture": str(options.picture), "settings": request.settings}
     for name in _WAYS:
         if getattr(options, name):
             notes["from" if name == "old" else name] = str(getattr(options, name)) if name != "mend" else True
     if found is not None:
         notes["threshold"] = found.threshold if options.threshold is None else options.threshold
-    start, files = time.perf_counter(), [str(options.output)] if is_file(options.output) else []
-
-    def came(samples: Samples) -> None:
-        if not is_file(options.output):
-            files.extend(save_each(options.output, samples, notes))
-
-    with notices():
-        samples, film = generate(pipeline, request, options.batch_size, options.film is not None, came)
-    seconds = time.perf_counter() - start
-    if is_file(options.output):
-        save_sheet(options.output, samples, notes, None)
-    if options.film:
-        from genrefine.media.writing import save_animation
-
-        save_animation(film, options.film)
-        files.append(str(options.film))
     if options.map and found is not None:
         from genrefine.media.writing import save_png
 
         save_png(found.picture(), options.map, notes)
-        files.append(str(options.map))
-    if options.json:
-        write_json(options.json, {**notes, **samples.records, "seconds": round(seconds, 3), "files": files})
+    _, seconds, files = carry_out(pipeline, request, options, options.output, notes, None)
+    files += [str(options.map)] if options.map else []
     anew = 1 - sum(float(edit.fixed.float().mean()) for edit in request.edits) / len(request.edits)
     name, seed = names_of(request)[0], request.seeds[0]
     say(f"{name}: {anew:.0%} of the codes made anew in {seconds:.1f} s, seed {seed}: {brief(files)}")
@@ -142,9 +123,12 @@ def _check(options: argparse.Namespace) -> None:
             raise GenrefineError(f"'{path}' is no file; give a picture")
     if options.film:
         require_animation_path(options.film)
-    require_apart(output=options.output, json=options.json, film=options.film, map=options.map)
-    if options.output.resolve() == options.picture.resolve():
-        raise GenrefineError(f"'{options.picture}' is the picture to edit; write the result to another file")
+    written = {"output": options.output, "json": options.json, "film": options.film, "map": options.map}
+    require_apart(**written)
+    given = {path.resolve() for path in (options.picture, options.mask) if path is not None}
+    for name, path in written.items():
+        if path is not None and path.resolve() in given:
+            raise GenrefineError(f"--{name} would replace '{path}', which is to be edited with; write to another file")
     require_output(options.output, is_clip)
     for path in (options.film, options.json, options.map):
         if path:

@@ -149,18 +149,44 @@ def _make(pipeline: "ClassPipeline | TextPipeline", options: argparse.Namespace)
     """Carry out one request."""
     request = _prepare(pipeline, options)
     count, seeds = len(request), request.seeds
-    if options.film and count > _MOST_FILMED:
-        raise GenrefineError(f"a film shows at most {_MOST_FILMED} pictures; got {count}; ask for fewer")
-    names = names_of(request)
-    output = options.output or default_output(names[0], seeds[0], request.is_clip)
-    require_output(output, request.is_clip, getattr(pipeline, "frames_per_second", None))
+    output = options.output or default_output(names_of(request)[0], seeds[0], request.is_clip)
     notes: dict[str, Any] = {"model": _model(options), "settings": request.settings}
-    if options.adapter:
-        notes["adapter"] = {"folder": str(options.adapter), "scale": options.adapter_scale}
     if options.first_frame:
         notes["first_frame"] = str(options.first_frame)
     several = len(options.prompt or options.class_label or [None]) > 1
     columns = options.num_images if several and options.num_images > 1 else None  # one row per prompt or class
+    samples, seconds, files = carry_out(pipeline, request, options, output, notes, columns)
+    steps = samples.records["num_steps"]
+    kind = "clip" if request.is_clip else "picture"
+    say(
+        f"{count} {kind}{'s' * (count > 1)} in {seconds:.1f} s, {sum(steps) / count:.3g} steps each, "
+        f"seed{'s' * (count > 1)} {brief(seeds)}: {brief(files)}"
+    )
+
+
+def carry_out(
+    pipeline: "ClassPipeline | TextPipeline",
+    request: "ClassRequest | TextRequest",
+    options: argparse.Namespace,
+    output: Path,
+    notes: dict[str, Any],
+    columns: int | None,
+) -> tuple[Samples, float, list[str]]:
+    """Make and write what a request asks for; return the samples, seconds, and paths of the files.
+
+    Args:
+        pipeline: makes the samples.
+        request: which.
+        options: of the command: batch size, adapter, film and JSON.
+        output: file or folder.
+        notes: kept beside the samples; those of an adapter are added.
+        columns: samples per row of a sheet; None for a nearly square one.
+    """
+    if options.film and len(request) > _MOST_FILMED:
+        raise GenrefineError(f"a film shows at most {_MOST_FILMED} pictures; got {len(request)}; ask for fewer")
+    require_output(output, request.is_clip, getattr(pipeline, "frames_per_second", None))
+    if options.adapter:
+        notes["adapter"] = {"folder": str(options.adapter), "scale": options.adapter_scale}
     start, files = time.perf_counter(), [str(output)] if is_file(output) else []
 
     def came(samples: Samples) -> None:
@@ -179,12 +205,7 @@ def _make(pipeline: "ClassPipeline | TextPipeline", options: argparse.Namespace)
         files.append(str(options.film))
     if options.json:
         write_json(options.json, {**notes, **samples.records, "seconds": round(seconds, 3), "files": files})
-    steps = samples.records["num_steps"]
-    kind = "clip" if request.is_clip else "picture"
-    say(
-        f"{count} {kind}{'s' * (count > 1)} in {seconds:.1f} s, {sum(steps) / count:.3g} steps each, "
-        f"seed{'s' * (count > 1)} {brief(seeds)}: {brief(files)}"
-    )
+    return samples, seconds, files
 
 
 def generate(

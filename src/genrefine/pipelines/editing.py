@@ -7,7 +7,7 @@ clips           a frame that is not given is made; a latent frame is made if all
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
@@ -71,7 +71,7 @@ class EditOptions:
     @property
     def given(self) -> list[str]:
         """Names of what is not as by default."""
-        return [name for name, value in vars(self).items() if value is not (name == "blend" or None)]
+        return [part.name for part in fields(self) if getattr(self, part.name) is not part.default]
 
     @property
     def effective_strength(self) -> float:

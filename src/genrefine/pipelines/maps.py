@@ -47,13 +47,11 @@ class CodeMap:
     def threshold(self) -> float:
         """The value that parts the positions best in two (Otsu: least variance within the parts)."""
         ordered = self.values.flatten().double().sort().values
-        cuts = range(1, len(ordered))
-        within = [
-            float(ordered[:cut].var(correction=0) * cut + ordered[cut:].var(correction=0) * (len(ordered) - cut))
-            for cut in cuts
-        ]
-        best = min(range(len(within)), key=within.__getitem__) if within else 0
-        return float((ordered[best] + ordered[min(best + 1, len(ordered) - 1)]) / 2)
+        if len(ordered) < 2:
+            return float(ordered[0])
+        spread = [_squares(ordered[:cut]) + _squares(ordered[cut:]) for cut in range(1, len(ordered))]
+        best = min(range(len(spread)), key=spread.__getitem__)
+        return float((ordered[best] + ordered[best + 1]) / 2)
 
     def mask(self, threshold: float | None = None, grow: int = 1) -> Image.Image:
         """Return what lies above a threshold as white, of the size of the picture.

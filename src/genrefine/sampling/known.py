@@ -9,6 +9,7 @@ f + (1 - f) t with the share f of fixed ones: a picture of which half is known i
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -51,7 +52,7 @@ class KnownCodes:
         """Return the expected share of right codes at a signal of those that are not fixed."""
         if self.is_counted:
             return signal
-        share = self.fixed.flatten(1).float().mean(1).to(signal.device)
+        share = self._share.to(signal.device)
         return share + (1 - share) * signal
 
     def in_prediction(self, prediction: Int[Tensor, "batch channels t h w"]) -> Int[Tensor, "batch channels t h w"]:
@@ -61,6 +62,11 @@ class KnownCodes:
     def in_state(self, state: State) -> State:
         """Return a state with the fixed codes in their places."""
         return State(torch.where(self.fixed, self.codes, state.codes), state.held | self.fixed)
+
+    @cached_property
+    def _share(self) -> Float[Tensor, "batch"]:
+        """Share of fixed codes, on the CPU as the signals are: looked at once, as an accelerator is waited for."""
+        return self.fixed.flatten(1).float().mean(1).cpu()
 
     def select(self, rows: Int[Tensor, "selected"]) -> "KnownCodes":
         """Return what is known of some of the samples."""

@@ -58,7 +58,7 @@ def refine(
         )
     drawn = source.codes(code_classes, shape)
     noise = drawn if noise is None else checked_noise(noise, drawn, code_classes)
-    known = known or KnownCodes(noise, torch.zeros_like(noise, dtype=torch.bool))
+    known = known or KnownCodes(noise, torch.zeros_like(noise, dtype=torch.bool), is_counted=True)
     state, rows = known.begin(noise, source), ActiveRows(settings, len(source), known.start)
     for index in count():
         # Drawn before the network is called, which on an accelerator works meanwhile.
