@@ -98,6 +98,18 @@ def test_one_seed_is_one_picture_in_any_batch(call, options):
         assert alone.images[0].tobytes() == both.images[index].tobytes()
 
 
+def test_the_network_is_told_the_expected_share_of_right_codes(pipe):
+    """f + (1 - f) t, with the share f of codes that are held."""
+    told = []
+    hook = pipe.refiner.register_forward_pre_hook(lambda _, given: told.append(given[1].clone()))
+    try:
+        options = {"seed": 1, "num_inference_steps": 4, "guidance_scale": 1.0, "schedule": "linear", "shift": 1.0}
+        pipe(0, image=picture(), mask_image=half(), **options)
+    finally:
+        hook.remove()
+    assert torch.cat(told).tolist() == pytest.approx([0.5, 0.625, 0.75, 0.875])
+
+
 def test_less_strength_keeps_more_and_takes_fewer_steps(call):
     pipe, what = call
     image, shares, steps = picture(), [], []
