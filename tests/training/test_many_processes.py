@@ -12,6 +12,7 @@ from genrefine.training.loop import train
 from two_processes import in_two_processes
 
 PROGRAM = """
+import os
 import sys
 sys.path[:0] = {path!r}
 from dataclasses import replace
@@ -25,7 +26,8 @@ tasks = {{"plain": lambda: tokenizer_task(flip=False, rounds=(2,)), "adversarial
 def told(task):
     plain = task.updates
     def updates(networks, batch, generator):
-        print("seed", generator.initial_seed(), flush=True)
+        with open(Path(sys.argv[2].split(":")[0] + ".seeds." + os.environ["RANK"]), "a") as seeds:
+            print(generator.initial_seed(), file=seeds)
         return plain(networks, batch, generator)
     task.updates = updates
     return task
@@ -71,6 +73,7 @@ def test_every_process_draws_its_own_numbers(tmp_path: Path) -> None:
     """Equal draws in all processes would corrupt every part of a batch alike, which no loss shows."""
     answer = in_two_processes(write_program(tmp_path), "told", f"{tmp_path / 'run'}:6")
     assert answer.returncode == 0, answer.stderr
-    seeds = [line.split()[1] for line in answer.stdout.splitlines() if line.startswith("seed ")]
+    # A file for each process: what two processes print into one pipe may interleave.
+    seeds = [line for rank in (0, 1) for line in (tmp_path / f"run.seeds.{rank}").read_text().splitlines()]
     assert len(seeds) == 12
     assert len(set(seeds)) == 12
