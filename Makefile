@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs package fuzz clean
+.PHONY: demo test lint docs package faults fuzz clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -30,7 +30,10 @@ package: $(VENV)/.installed
 	$(BIN)/python scripts/check_package.py
 
 fuzz: $(VENV)/.installed
-	GENREFINE_FUZZ=50 $(BIN)/python -m pytest tests/faults
+	GENREFINE_FUZZ=50 $(BIN)/python -m pytest tests/faults/test_fuzz.py
+
+faults: $(VENV)/.installed
+	GENREFINE_FAULTS=12 $(BIN)/python -m pytest tests/faults/test_faults.py
 
 test: lint docs
 	$(BIN)/python -m pytest
