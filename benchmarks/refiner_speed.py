@@ -62,7 +62,7 @@ class PlainRefiner:
         """Return logits, classes last."""
         network, config = self.refiner, self.config
         labels = network.class_embedding(condition.labels)
-        context = network.signal_embedding(signal) + labels
+        context = network.signal_embedding(signal, labels.dtype) + labels
         one_hot = F.one_hot(codes.flatten(2).long(), config.code_classes)  # batch channels tokens classes
         one_hot = one_hot.permute(0, 2, 3, 1).flatten(2).to(labels.dtype)
         x = network.code_embedding.expand(network.code_embedding.compress(one_hot))

@@ -26,6 +26,6 @@ def test_grid_table_tells_columns_in_its_first_half_and_rows_in_its_second():
     assert table.flatten(0, 1).unique(dim=0).shape[0] == 15
 
 
-def test_scalar_embedding_runs_in_the_dtype_of_its_weights():
+def test_scalar_embedding_runs_in_the_dtype_that_it_is_told():
     embedding = ScalarEmbedding(8).to(torch.bfloat16)
-    assert embedding(torch.tensor([0.0, 1.0])).dtype == torch.bfloat16
+    assert embedding(torch.tensor([0.0, 1.0]), torch.bfloat16).dtype == torch.bfloat16

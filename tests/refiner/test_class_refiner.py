@@ -124,7 +124,7 @@ def test_one_hot_embedding_is_a_sum_of_one_column_per_code():
     columns = embedding.compress.weight.unflatten(1, (4, 3))  # bottleneck, class, channel
     compressed = sum(columns[:, codes[:, d, 0].long(), d] for d in range(3))  # bottleneck, batch, h, w
     expected = embedding.expand(compressed.permute(1, 2, 3, 0).flatten(1, 2))
-    torch.testing.assert_close(embedding(codes), expected)
+    torch.testing.assert_close(embedding(codes, torch.float32), expected)
 
 
 @pytest.mark.parametrize("changes", LAYOUTS.values(), ids=LAYOUTS)

@@ -69,6 +69,20 @@ def _attend_explicitly(query: Tensor, key: Tensor, value: Tensor, mask: Tensor |
     return scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
 
 
+class RotatedRMSNorm(RMSNorm):
+    """Normalize each head and rotate it to its place, in float32; return the dtype of x."""
+
+    def forward(  # type: ignore[override]
+        self, x: Float[Tensor, "first *rest tokens head_dim"], rotation: Rotation
+    ) -> Float[Tensor, "first *rest tokens head_dim"]:
+        def place(part: Tensor) -> Tensor:
+            return rotate_pairs(rms_normalize(part, self.weight, self.eps), rotation).to(x.dtype)
+
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu":
+            return place(x)
+        return torch.cat([place(part) for part in x.split(samples_at_once(x[0].numel()))])
+
+
 class SelfAttention(nn.Module):
     """Let every token look at the tokens of its sample.
 
@@ -90,8 +104,8 @@ class SelfAttention(nn.Module):
         else:
             self.query, self.key, self.value = (nn.Linear(width, own, bias=False) for own in self.widths)
         self.output = nn.Linear(width, width, bias=is_fused)
-        self.query_norm = RMSNorm(head_dim)
-        self.key_norm = RMSNorm(head_dim)
+        self.query_norm = RotatedRMSNorm(head_dim)
+        self.key_norm = RotatedRMSNorm(head_dim)
         self.is_fused = is_fused
 
     def forward(
@@ -106,8 +120,8 @@ class SelfAttention(nn.Module):
             cache: for `mix`.
         """
         q, k, v = self.query_key_value(x).split(self.widths, -1) if self.is_fused else self._apart(x)
-        query = norm_and_rotate(_heads(q, self.num_heads), self.query_norm, rotation)
-        key = norm_and_rotate(_heads(k, self.num_kv_heads), self.key_norm, rotation)
+        query = self.query_norm(_heads(q, self.num_heads), rotation)
+        key = self.key_norm(_heads(k, self.num_kv_heads), rotation)
         value = _heads(v, self.num_kv_heads)
         mixed = mix(query, key, value, cache)  # *batch heads tokens head_dim
         return self.output(rearrange(mixed, "... heads n d -> ... n (heads d)")), (key, value)
@@ -118,16 +132,3 @@ class SelfAttention(nn.Module):
 
 def _heads(x: Float[Tensor, "*batch tokens channels"], num_heads: int) -> Float[Tensor, "*batch heads tokens head_dim"]:
     return rearrange(x, "... n (heads d) -> ... heads n d", heads=num_heads)
-
-
-def norm_and_rotate(
-    x: Float[Tensor, "first *rest tokens head_dim"], norm: RMSNorm, rotation: Rotation
-) -> Float[Tensor, "first *rest tokens head_dim"]:
-    """Normalize each head and rotate it to its place, in float32; return the dtype of x."""
-
-    def place(part: Tensor) -> Tensor:
-        return rotate_pairs(rms_normalize(part, norm.weight, norm.eps), rotation).to(x.dtype)
-
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu":
-        return place(x)
-    return torch.cat([place(part) for part in x.split(samples_at_once(x[0].numel()))])

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genrefine.nn.layers import SampleLinear
+from genrefine.nn.layers import batch_invariant
 from genrefine.nn.rope import axis_angles
 
 
@@ -36,11 +36,13 @@ class ScalarEmbedding(nn.Module):
     def __init__(self, width: int, num_features: int = 256) -> None:
         super().__init__()
         self.num_features = num_features
-        self.input = SampleLinear(num_features, width)
-        self.output = SampleLinear(width, width)
+        self.input = nn.Linear(num_features, width)
+        self.output = nn.Linear(width, width)
 
-    def forward(self, scalars: Float[Tensor, "batch"]) -> Float[Tensor, "batch width"]:
+    def forward(self, scalars: Float[Tensor, "batch"], dtype: torch.dtype) -> Float[Tensor, "batch width"]:
+        """Return one vector per scalar, the layers running in a dtype."""
         # Filled up to eights: the last few elements of a tensor take another path through SiLU than the rest.
         filled = F.pad(scalars, (0, -len(scalars) % 8))
-        features = sinusoid(filled, self.num_features).to(self.input.weight.dtype)
-        return self.output(F.silu(self.input(features)))[: len(scalars)]
+        features = sinusoid(filled, self.num_features).to(dtype)
+        hidden = F.silu(batch_invariant(self.input, features, self.training))
+        return batch_invariant(self.output, hidden, self.training)[: len(scalars)]

@@ -7,6 +7,7 @@ So a fresh adapter changes nothing, scale 0 is the network without it, and mergi
 `adapter_folder` says what one is on disk.
 """
 
+import copy
 import os
 import warnings
 from collections.abc import Sequence
@@ -174,6 +175,21 @@ class AdaptableRefiner(PeftAdapterMixin):  # type: ignore[misc]
         self._unloaded += 1
         super().unload_lora()
 
+    @classmethod
+    @wraps(ModelMixin.from_pretrained)
+    def from_pretrained(cls, *arguments: Any, **options: Any) -> Any:
+        """Load a network as `ModelMixin.from_pretrained` does.
+
+        A quantization leaves the head as it is, whose logits the step budget reads to small differences.
+        """
+        if (quantization := options.get("quantization_config")) is not None:
+            options["quantization_config"] = _without_head(quantization)
+        before = torch.get_default_dtype()
+        try:
+            return cast(Any, super()).from_pretrained(*arguments, **options)
+        finally:
+            torch.set_default_dtype(before)  # which diffusers leaves changed after an error
+
     @wraps(ModelMixin.save_pretrained)  # pipelines read its signature to know what they may pass
     def save_pretrained(self, *arguments: Any, **options: Any) -> None:
         """Write the network as `ModelMixin.save_pretrained` does, unless there are adapters."""
@@ -210,3 +226,12 @@ class AdaptableRefiner(PeftAdapterMixin):  # type: ignore[misc]
         state = (self._unloaded, tuple(first.active_adapters), first.disable_adapters, tuple(first.merged_adapters))
         versions = sum(p._version for p in layers[-1].parameters() if p.requires_grad and not p.is_inference())
         return (*state, tuple(sorted(first.scaling.items())), versions)
+
+
+def _without_head(quantization: Any) -> Any:
+    """Return a copy of a quantization that passes over the head, `head.linear`; some compare parts of names only."""
+    changed = copy.deepcopy(quantization)
+    for name in ("modules_to_not_convert", "llm_int8_skip_modules"):
+        if hasattr(changed, name):
+            setattr(changed, name, [*dict.fromkeys([*(getattr(changed, name) or []), "head", "linear"])])
+    return changed

@@ -26,7 +26,7 @@ from genrefine.conditioning.class_condition import ClassCondition
 from genrefine.errors import GenrefineError
 from genrefine.nn.attention import SelfAttention
 from genrefine.nn.embeddings import ScalarEmbedding, grid_sinusoid
-from genrefine.nn.layers import ModulatedRMSNorm, SampleLinear, SwiGLU, batch_invariant
+from genrefine.nn.layers import Float32Linear, ModulatedRMSNorm, SwiGLU, batch_invariant
 from genrefine.nn.rope import FixedRotation, FixedTable, Rotation, grid_angles
 from genrefine.refiner.adapter import AdaptableRefiner
 from genrefine.refiner.checks import check_class_batch
@@ -44,11 +44,13 @@ class CodeEmbedding(nn.Module):
         self.compress = nn.Linear(code_classes * code_channels, bottleneck, bias=False)
         self.expand = nn.Linear(bottleneck, width)
 
-    def forward(self, codes: Int[Tensor, "batch channels t h w"]) -> Float[Tensor, "batch tokens width"]:
+    def forward(
+        self, codes: Int[Tensor, "batch channels t h w"], dtype: torch.dtype
+    ) -> Float[Tensor, "batch tokens width"]:
         classes = torch.arange(self.code_classes, device=codes.device, dtype=codes.dtype)
         tokens = rearrange(codes, "b d t h w -> b (t h w) 1 d")
         one_hot = (tokens == classes[:, None]).flatten(2)  # batch tokens (classes channels)
-        return self.expand(self.compress(one_hot.to(self.compress.weight.dtype)))
+        return self.expand(self.compress(one_hot.to(dtype)))
 
 
 class RefinerBlock(nn.Module):
@@ -61,7 +63,7 @@ class RefinerBlock(nn.Module):
         self.mlp_norm = ModulatedRMSNorm(width)
         # Two thirds: a gated layer has three matrices where a plain one has two.
         self.mlp = SwiGLU(width, int(int(width * mlp_ratio) * 2 / 3))
-        self.modulation = SampleLinear(width, 6 * width)
+        self.modulation = nn.Linear(width, 6 * width)
 
     def forward(
         self, x: Float[Tensor, "batch tokens width"], activated: Float[Tensor, "batch width"], rotation: Rotation
@@ -79,16 +81,15 @@ class RefinerHead(nn.Module):
     def __init__(self, width: int, num_logits: int) -> None:
         super().__init__()
         self.norm = ModulatedRMSNorm(width)
-        self.modulation = SampleLinear(width, 2 * width)
-        self.linear = nn.Linear(width, num_logits)
+        self.modulation = nn.Linear(width, 2 * width)
+        self.linear = Float32Linear(width, num_logits)
 
     def forward(
         self, x: Float[Tensor, "batch tokens width"], activated: Float[Tensor, "batch width"]
     ) -> Float[Tensor, "batch tokens logits"]:
         shift, scale = batch_invariant(self.modulation, activated, self.training).chunk(2, dim=-1)
         with torch.autocast(x.device.type, enabled=False):
-            x = self.norm(x.float(), shift, scale)
-            return F.linear(x, self.linear.weight.float(), self.linear.bias.float())
+            return self.linear(self.norm(x.float(), shift, scale))
 
 
 class ClassRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[misc]
@@ -113,6 +114,7 @@ class ClassRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[m
 
     _supports_gradient_checkpointing = True
     _no_split_modules: ClassVar[list[str]] = ["RefinerBlock"]  # type: ignore[assignment, misc]
+    _skip_layerwise_casting_patterns: ClassVar[list[str]] = ["embedding", "head"]  # type: ignore[assignment, misc]
     _repeated_blocks: ClassVar[list[str]] = ["RefinerBlock"]  # type: ignore[assignment, misc]
 
     @register_to_config
@@ -175,6 +177,11 @@ class ClassRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[m
         nn.init.zeros_(self.head.linear.weight)
 
     @property
+    def compute_dtype(self) -> torch.dtype:
+        """Dtype of the tokens: that of weights which nobody quantizes or casts for storage."""
+        return self.head.norm.weight.dtype
+
+    @property
     def sizes(self) -> Any:
         """The constructor's arguments as attributes."""
         return self.config
@@ -195,16 +202,16 @@ class ClassRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[m
         Raises:
             GenrefineError: if shapes, labels or code values do not fit the configuration.
         """
-        sizes, device = self.sizes, codes.device
+        sizes, device, dtype = self.sizes, codes.device, self.compute_dtype
         check_class_batch(codes, condition, sizes)
         look_up = self.class_embedding  # with an adapter, a table and a product
         labels = (
             batch_invariant(look_up, condition.labels, self.training) if self.adapters else look_up(condition.labels)
         )
-        activated = F.silu(self.signal_embedding(signal) + labels)
+        activated = F.silu(self.signal_embedding(signal, dtype) + labels)
         # In the parameter dtype: under autocast the sum of all blocks stays float32 while the products are bfloat16.
-        positions = self._positions.on(device).to(self.class_embedding.weight.dtype)
-        x = self.code_embedding(codes) + positions  # batch tokens width
+        positions = self._positions.on(device).to(dtype)
+        x = self.code_embedding(codes, dtype) + positions  # batch tokens width
         rotation = self._rotation.on(device)
         for index, block in enumerate(self.blocks):
             if sizes.in_context_tokens and index == sizes.in_context_start:

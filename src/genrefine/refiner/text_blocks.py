@@ -9,10 +9,9 @@ Queries and keys are normalized per head, then rotated. The signal reaches a blo
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from genrefine.nn.attention import KeysAndValues, SelfAttention
-from genrefine.nn.layers import RMSNorm, SwiGLU
+from genrefine.nn.layers import Float32Linear, RMSNorm, SwiGLU
 from genrefine.nn.rope import Rotation
 from genrefine.refiner.packing import AttentionBackend, LayerCache
 
@@ -45,8 +44,8 @@ class TextRefinerHead(nn.Module):
     def __init__(self, width: int, num_logits: int) -> None:
         super().__init__()
         self.norm = RMSNorm(width)
-        self.linear = nn.Linear(width, num_logits)
+        self.linear = Float32Linear(width, num_logits)
 
     def forward(self, x: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens logits"]:
         with torch.autocast(x.device.type, enabled=False):
-            return F.linear(self.norm(x.float()), self.linear.weight.float(), self.linear.bias.float())
+            return self.linear(self.norm(x.float()))

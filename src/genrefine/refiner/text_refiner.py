@@ -60,6 +60,7 @@ class TextRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[mi
 
     _supports_gradient_checkpointing = True
     _no_split_modules: ClassVar[list[str]] = ["TextRefinerBlock"]  # type: ignore[assignment, misc]
+    _skip_layerwise_casting_patterns: ClassVar[list[str]] = ["embedding", "head"]  # type: ignore[assignment, misc]
     _repeated_blocks: ClassVar[list[str]] = ["TextRefinerBlock"]  # type: ignore[assignment, misc]
 
     @register_to_config
@@ -103,7 +104,8 @@ class TextRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[mi
         Raises:
             GenrefineError: if the configuration has a key that the refiner does not know.
         """
-        refuse_unknown_settings(cls, {**(config or {}), **kwargs})
+        given = {**(config or {}), **kwargs}
+        refuse_unknown_settings(cls, [name for name in given if name != "quantization_config"])
         return super().from_config(config, return_unused_kwargs, **kwargs)
 
     def reset_parameters(self) -> None:
@@ -117,6 +119,11 @@ class TextRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[mi
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.zeros_(self.head.linear.weight)
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Dtype of the tokens: that of weights which nobody quantizes or casts for storage."""
+        return self.head.norm.weight.dtype
 
     @property
     def sizes(self) -> Any:
@@ -167,7 +174,7 @@ class TextRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[mi
         layout = self._layout(self._segments(samples, condition), samples[0].device, batching, cached)
         x = layout.join(self._tokens(samples, signal, condition))  # tokens width
         # In the parameter dtype: under autocast the sum of all blocks stays float32 while the products are bfloat16.
-        x = x.to(self.code_embedding.weight.dtype)
+        x = x.to(self.compute_dtype)
         for layer, block in enumerate(self.blocks):
             x, _ = self._run(block, x, layout, None if cache is None else (cache.keys[layer], cache.values[layer]))
         logits = layout.visual(self.head(x), self.sizes.code_classes)  # of each sample: channels t h w classes
@@ -196,7 +203,12 @@ class TextRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[mi
                 token[None],
             ]
             for i, (first, words, token) in enumerate(
-                zip(condition.first_frames, text, self.signal_embedding(signal).unbind(), strict=True)
+                zip(
+                    condition.first_frames,
+                    text,
+                    self.signal_embedding(signal, self.compute_dtype).unbind(),
+                    strict=True,
+                )
             )
         ]
 
@@ -204,12 +216,12 @@ class TextRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[mi
         """Map the one-hot codes of every position to a token; one-hot channels are `channel * classes + class`."""
         classes = torch.arange(self.sizes.code_classes, device=samples[0].device, dtype=samples[0].dtype)
         one_hot = [(rearrange(s, "d t h w -> (t h w) d 1") == classes).flatten(1) for s in samples]
-        return _map_pieces(self.code_embedding, one_hot)
+        return _map_pieces(self.code_embedding, one_hot, self.compute_dtype)
 
     def _embed_prompts(self, prompts: Prompts, rows: Sequence[int]) -> list[Tensor]:
         """Map the prompts of these rows to tokens, each prompt once."""
         unique = list(dict.fromkeys(rows))
-        pieces = _map_pieces(self.text_embedding, [prompts.tokens(row) for row in unique])
+        pieces = _map_pieces(self.text_embedding, [prompts.tokens(row) for row in unique], self.compute_dtype)
         embedded = dict(zip(unique, pieces, strict=True))
         return [embedded[row] for row in rows]
 
@@ -241,7 +253,7 @@ class TextRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[mi
         text = self._embed_prompts(prompts, rows)
         segments = tuple(Segment((0, 0, 0), prompts.lengths[row], has_signal=False) for row in rows)
         layout = self._layout(segments, prompts.embeddings.device, "packed", None, equal_stride=True)
-        x = layout.join([[tokens] for tokens in text]).to(self.code_embedding.weight.dtype)
+        x = layout.join([[tokens] for tokens in text]).to(self.compute_dtype)
         layers: list[KeysAndValues] = []
         for block in self.blocks:
             x, keys_and_values = self._run(block, x, layout, None)
@@ -282,9 +294,8 @@ class TextRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[mi
 MOST_LAYOUTS = 4
 
 
-def _map_pieces(linear: nn.Linear, pieces: Sequence[Tensor]) -> list[Tensor]:
+def _map_pieces(linear: nn.Linear, pieces: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """Map the rows of all pieces in one product, each piece filled up so that its rows round alike in any company."""
-    weight = linear.weight
-    filled = [F.pad(piece.to(weight.dtype), (0, 0, 0, aligned(len(piece)) - len(piece))) for piece in pieces]
+    filled = [F.pad(piece.to(dtype), (0, 0, 0, aligned(len(piece)) - len(piece))) for piece in pieces]
     mapped = linear(torch.cat(filled)).split([len(piece) for piece in filled])
     return [rows[: len(piece)] for rows, piece in zip(mapped, pieces, strict=True)]

@@ -10,7 +10,7 @@ temporal stride ``s``, a clip of ``1 + s n`` frames has latents ``batch dim 1+n 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -52,6 +52,8 @@ class VisualTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """
 
     _supports_gradient_checkpointing = True
+    _no_split_modules: ClassVar[list[str]] = ["ResidualBlock", "SpatialAttention"]  # type: ignore[assignment, misc]
+    _group_offload_block_modules: ClassVar[list[str]] = ["encoder", "conv_quant", "conv_dequant", "decoder"]
 
     @register_to_config
     def __init__(
