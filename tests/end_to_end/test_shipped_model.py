@@ -10,7 +10,6 @@ from genrefine import ClassPipeline, zoo
 from genrefine.data import ImageSource
 from genrefine.evaluation.features import EfficientNetFeatures, collect_features
 from genrefine.media.pixels import from_pil
-from genrefine.tokenizer import decode_tiled
 
 EMOJI = Path(__file__).parents[2] / "datasets" / "emoji"
 
@@ -49,7 +48,9 @@ def test_tiles_of_a_large_picture_stay_as_close_to_the_whole_as_promised(
     sheet = rearrange(held_out[:36], "(r c) d 1 h w -> 1 d 1 (r h) (c w)", r=6)
     codes = pipe.visual_tokenizer.encode(sheet)
     whole = pipe.visual_tokenizer.decode(codes)
-    tiled = decode_tiled(pipe.visual_tokenizer, codes, **tiles)
+    pipe.enable_tiling(**tiles)
+    tiled = pipe.decode(codes)
+    pipe.disable_tiling()
     assert mean_psnr(tiled, whole) > decibels
     assert (tiled.clamp(-1, 1) - whole.clamp(-1, 1)).abs().mean() * 127.5 < levels
 

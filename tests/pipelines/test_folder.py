@@ -150,15 +150,17 @@ def test_a_damaged_tokenizer_is_refused_when_loaded_alone(folder):
         load_component(folder / "visual_tokenizer", VisualTokenizer)
 
 
-@pytest.mark.parametrize("option", ["use_safetensors", "custom_pipeline", "trust_remote_code", "dytpe"])
+@pytest.mark.parametrize("option", ["custom_pipeline", "trust_remote_code", "dytpe"])
 def test_unknown_loading_arguments_are_refused(saved, option):
     with pytest.raises(TypeError, match=f"no argument '{option}'"):
         ClassPipeline.from_pretrained(saved, **{option: True})
 
 
 def test_pickles_cannot_be_asked_for_and_unwritable_places_are_refused(pipe, tmp_path):
-    with pytest.raises(TypeError, match="safe_serialization"):
+    with pytest.raises(GenrefineError, match="safetensors only; got safe_serialization=False"):
         pipe.save_pretrained(tmp_path / "m", safe_serialization=False)
+    with pytest.raises(GenrefineError, match="safetensors only; got use_safetensors=False"):
+        ClassPipeline.from_pretrained(tmp_path / "m", use_safetensors=False)
     (tmp_path / "file").write_text("")
     with pytest.raises(GenrefineError, match="cannot write"):
         pipe.save_pretrained(tmp_path / "file" / "m")

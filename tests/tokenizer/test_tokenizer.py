@@ -6,7 +6,7 @@ from torch import nn
 
 from genrefine import HBQ, GenrefineError, VisualTokenizer
 from genrefine.nn.causal_conv import Cache, CausalConv3d
-from genrefine.tokenizer import PUBLISHED, decode_tiled
+from genrefine.tokenizer import PUBLISHED
 from genrefine.tokenizer.blocks import average_down, duplicate_up
 
 TINY = {"latent_dim": 3, "rounds": 3, "encoder_width": 4, "decoder_width": 6, "channel_multipliers": (1, 2, 2)}
@@ -122,12 +122,16 @@ def test_kernel_of_one_frame_still_halves_time_and_streams() -> None:
 def test_one_tile_is_the_whole_and_small_tiles_stay_close(video_tokenizer: VisualTokenizer) -> None:
     codes = torch.randint(0, 2, (1, 9, 1, 10, 7), generator=torch.Generator().manual_seed(2), dtype=torch.int32)
     whole = video_tokenizer.decode(codes)
-    torch.testing.assert_close(decode_tiled(video_tokenizer, codes, tile=16, overlap=4), whole)
-    tiled = decode_tiled(video_tokenizer, codes, tile=6, overlap=4)
+    video_tokenizer.enable_tiling(tile=16, overlap=4)
+    torch.testing.assert_close(video_tokenizer.decode(codes), whole)
+    video_tokenizer.enable_tiling(tile=6, overlap=4)
+    tiled = video_tokenizer.decode(codes)
     assert tiled.shape == whole.shape
     assert (tiled - whole).abs().mean() < 0.4 * whole.abs().mean()  # random attention sees only its tile
     with pytest.raises(GenrefineError, match="overlap"):
-        decode_tiled(video_tokenizer, codes, tile=4, overlap=4)
+        video_tokenizer.enable_tiling(tile=4, overlap=4)
+    video_tokenizer.disable_tiling()
+    assert torch.equal(video_tokenizer.decode(codes), whole)
 
 
 @pytest.mark.parametrize(

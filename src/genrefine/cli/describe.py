@@ -73,13 +73,15 @@ def _describe_prompts(pipeline: "TextPipeline") -> dict[str, Any]:
             "frames_per_second": pipeline.frames_per_second,
             "first_frames": "taken" if takes_first_frames else "not taken",
         }
+    if not pipeline.has_encoder:
+        return {"clips": clips, "text_encoder": "none, takes embeddings"}
     encoder = pipeline.prompt_encoder
     text = {
-        "network": type(pipeline.text_encoder).__name__,
-        "parameters": sum(weight.numel() for weight in pipeline.text_encoder.parameters()),
+        "network": type(encoder.model).__name__,
+        "parameters": sum(weight.numel() for weight in encoder.model.parameters()),
         "channels": encoder.channels,
         "longest_prompt": f"{encoder.max_tokens} tokens",
-        "vocabulary": len(pipeline.tokenizer),
+        "vocabulary": len(encoder.tokenizer),
     }
     return {"clips": clips, "text_encoder": text}
 

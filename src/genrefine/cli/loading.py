@@ -40,7 +40,7 @@ def adapt(pipeline: "ClassPipeline | TextPipeline", options: argparse.Namespace)
         raise GenrefineError("--adapter-scale needs an adapter; give --adapter DIR, or leave it out")
     if options.adapter is not None:
         pipeline.load_lora_weights(options.adapter)
-        pipeline.fuse_lora(1.0 if options.adapter_scale is None else options.adapter_scale)
+        pipeline.fuse_lora(lora_scale=1.0 if options.adapter_scale is None else options.adapter_scale)
         pipeline.unload_lora_weights()
 
 

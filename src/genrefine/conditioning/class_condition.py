@@ -9,10 +9,12 @@ Class labels: 0 .. num_classes - 1 name a class, `num_classes` is the null label
 it is 1000 for ImageNet).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from jaxtyping import Bool, Int
 from torch import Tensor
 
@@ -91,3 +93,28 @@ class ClassCondition:
 
     def _with(self, labels: Tensor) -> "ClassCondition":
         return ClassCondition(labels, self.num_classes)
+
+
+def _flatten(condition: ClassCondition) -> tuple[list[Tensor], int]:
+    return [condition.labels], condition.num_classes
+
+
+def _flatten_with_keys(condition: ClassCondition) -> tuple[list[tuple[Any, Tensor]], int]:
+    return [(pytree.GetAttrKey("labels"), condition.labels)], condition.num_classes
+
+
+def _unflatten(labels: Iterable[Any], num_classes: int) -> ClassCondition:
+    condition = object.__new__(ClassCondition)  # of whatever stands for the labels, which a check could not read
+    object.__setattr__(condition, "labels", *labels)
+    object.__setattr__(condition, "num_classes", num_classes)
+    return condition
+
+
+# So that compiled and exported networks take conditions as arguments.
+pytree.register_pytree_node(
+    ClassCondition,
+    _flatten,
+    _unflatten,
+    serialized_type_name="genrefine.conditioning.ClassCondition",
+    flatten_with_keys_fn=_flatten_with_keys,
+)

@@ -9,11 +9,12 @@ guidance and caption dropout both use it (arXiv 2604.13030, section 3.3; method 
 """
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
@@ -199,6 +200,38 @@ class TextCondition:
         """Return the same samples on another device."""
         frames = tuple(None if frame is None else frame.to(device) for frame in self.first_frames)
         return replace(self, prompts=self.prompts.to(device), first_frames=frames)
+
+
+def _flatten(condition: TextCondition) -> tuple[list[Any], tuple[Any, ...]]:
+    prompts, cache = condition.prompts, condition.prompts.cache
+    kept = None if cache is None else (cache.owner, cache.cache_key)
+    layers = [] if cache is None else [cache.keys, cache.values]
+    told = (prompts.lengths, condition.rows, condition.null_rows, kept)
+    return [prompts.embeddings, condition.first_frames, *layers], told
+
+
+def _flatten_with_keys(condition: TextCondition) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+    tensors, told = _flatten(condition)
+    names = ("embeddings", "first_frames", "keys", "values")
+    return [(pytree.GetAttrKey(name), tensor) for name, tensor in zip(names, tensors, strict=False)], told
+
+
+def _unflatten(tensors: Iterable[Any], told: tuple[Any, ...]) -> TextCondition:
+    embeddings, first_frames, *layers = tensors
+    lengths, rows, null_rows, kept = told
+    cache = PrefixCache(*layers, *kept) if kept is not None else None
+    # JSON, as an exported program is saved, has lists for tuples.
+    return TextCondition(Prompts(embeddings, tuple(lengths), cache), tuple(rows), tuple(null_rows), tuple(first_frames))
+
+
+# So that compiled and exported networks take conditions as arguments.
+pytree.register_pytree_node(
+    TextCondition,
+    _flatten,
+    _unflatten,
+    serialized_type_name="genrefine.conditioning.TextCondition",
+    flatten_with_keys_fn=_flatten_with_keys,
+)
 
 
 def _joined_tokens(first: Tensor, second: Tensor, token_axis: int) -> Tensor:

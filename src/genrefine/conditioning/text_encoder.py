@@ -114,7 +114,9 @@ class TextEncoder:
             return TextCondition.of(self.encode(prompts), self.encode([negative_prompts])[0], first_frames)
         return TextCondition.of(self.encode(prompts), self.encode(negative_prompts), first_frames)
 
-    def encode(self, prompts: Sequence[str], batch_size: int = 1) -> list[Float[Tensor, "_ _"]]:
+    def encode(
+        self, prompts: Sequence[str], batch_size: int = 1, device: torch.device | None = None
+    ) -> list[Float[Tensor, "_ _"]]:
         """Return the embeddings of every prompt in float32, one row per token.
 
         A prompt beyond the limit is cut, with a warning that names the words that were dropped.
@@ -122,20 +124,24 @@ class TextEncoder:
         Args:
             prompts: any number; equal ones share one tensor.
             batch_size: prompts per run of the encoder; more are faster, and round differently.
+            device: where it runs; by default where its weights are, which is elsewhere if they are offloaded.
 
         Raises:
             GenrefineError: if a prompt is not text or has control characters.
         """
         if isinstance(prompts, str):
             raise GenrefineError("prompts must be a list of texts; got one text; put it into a list")
+        device = self.model.device if device is None else device
         texts = [readable_prompt(prompt) for prompt in prompts]
-        found = {text: self._recall(text) for text in texts}
+        found = {text: self._recall(text, device) for text in texts}
         new = [text for text, known in found.items() if known is None]
         for start in range(0, len(new), max(1, batch_size)):
             batch = new[start : start + max(1, batch_size)]
-            for text, embedding in zip(batch, self._run([self._token_ids(text) for text in batch]), strict=True):
+            for text, embedding in zip(
+                batch, self._run([self._token_ids(text) for text in batch], device), strict=True
+            ):
                 found[text] = embedding
-                self._keep_embedding(text, embedding)
+                self._keep_embedding(text, embedding, device)
         return [found[text] for text in texts]  # type: ignore[misc]
 
     def forget(self) -> None:
@@ -143,9 +149,8 @@ class TextEncoder:
         self._cache.clear()
 
     @torch.no_grad()
-    def _run(self, sequences: list[list[int]]) -> list[Tensor]:
+    def _run(self, sequences: list[list[int]], device: torch.device) -> list[Tensor]:
         longest = max(map(len, sequences))
-        device = self.model.device
         ids = torch.tensor([s + [self.tokenizer.pad_token_id or 0] * (longest - len(s)) for s in sequences])
         mask = torch.tensor([[1] * len(s) + [0] * (longest - len(s)) for s in sequences])
         hidden = self.model(input_ids=ids.to(device), attention_mask=mask.to(device)).last_hidden_state
@@ -177,17 +182,17 @@ class TextEncoder:
         word = end if text[end : end + 1].isspace() else text.rfind(" ", 0, end) + 1
         return text[word:].strip()
 
-    def _key(self, text: str) -> tuple[Any, ...]:
-        return text, self.model.device, self.model.dtype
+    def _key(self, text: str, device: torch.device) -> tuple[Any, ...]:
+        return text, device, self.model.dtype
 
-    def _recall(self, text: str) -> Tensor | None:
-        key = self._key(text)
+    def _recall(self, text: str, device: torch.device) -> Tensor | None:
+        key = self._key(text, device)
         if key in self._cache:
             self._cache.move_to_end(key)
         return self._cache.get(key)
 
-    def _keep_embedding(self, text: str, embedding: Tensor) -> None:
-        self._cache[self._key(text)] = embedding
+    def _keep_embedding(self, text: str, embedding: Tensor, device: torch.device) -> None:
+        self._cache[self._key(text, device)] = embedding
         while len(self._cache) > self.cache_size:
             self._cache.popitem(last=False)
 

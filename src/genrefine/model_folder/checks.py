@@ -74,7 +74,12 @@ def load_component(folder: Path, component_class: type[Component]) -> Component:
 
 
 def check_pipeline_folder(
-    folder: Path, class_name: str, settings: Collection[str], components: Iterable[str], given: Collection[str] = ()
+    folder: Path,
+    class_name: str,
+    settings: Collection[str],
+    components: Iterable[str],
+    given: Collection[str] = (),
+    optional: Collection[str] = (),
 ) -> None:
     """Check a whole pipeline folder before it is loaded.
 
@@ -84,6 +89,7 @@ def check_pipeline_folder(
         settings: further keys that `model_index.json` may have.
         components: names of the components it must have.
         given: components that the caller passes and that are not read from the folder.
+        optional: components that a pipeline can do without.
 
     Raises:
         GenrefineError: the first thing that is wrong.
@@ -100,10 +106,12 @@ def check_pipeline_folder(
         if name in given:
             continue
         declared = index.get(name)
+        if name in optional and declared in (None, [None, None]):
+            continue
         if not (isinstance(declared, list) and len(declared) == 2 and all(isinstance(part, str) for part in declared)):
             raise GenrefineError(f"'{index_path}' must name module and class of '{name}'; got {declared!r}")
         _check_part(folder / name, _find_class(index_path, *declared))
-    verify_checksums(folder)
+    verify_checksums(folder, given)
 
 
 def _check_part(folder: Path, part_class: type[Any]) -> None:

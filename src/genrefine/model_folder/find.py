@@ -28,7 +28,13 @@ PIPELINE_FILES = (
     "*/LICENSE*",
     "pipeline.py",
 )
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "README.md", "LICENSE*")
+ADAPTER_FILES = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "pytorch_lora_weights.safetensors",
+    "README.md",
+    "LICENSE*",
+)
 
 
 def shipped_models() -> list[str]:
@@ -67,7 +73,11 @@ def find_part(name: str | os.PathLike[str], part: str) -> Path:
 
 
 def fetch_folder(
-    name: str, options: Mapping[str, Any], patterns: Sequence[str] = PIPELINE_FILES, what: str = "model"
+    name: str,
+    options: Mapping[str, Any],
+    patterns: Sequence[str] = PIPELINE_FILES,
+    what: str = "model",
+    without: Sequence[str] = (),
 ) -> Path:
     """Download a pipeline, or something else, from the hub and return its folder in the cache.
 
@@ -79,6 +89,7 @@ def fetch_folder(
         options: loading options, of which those for the hub are used.
         patterns: files to fetch.
         what: word for it in errors.
+        without: folders in it that are not needed.
 
     Raises:
         GenrefineError: there is neither such a folder nor such a repository, or the hub cannot be reached.
@@ -93,7 +104,8 @@ def fetch_folder(
         )
     fetching = {key: options[key] for key in FETCHING if key in options}
     try:
-        return Path(snapshot_download(name, allow_patterns=list(patterns), **fetching))
+        left_out = [f"{folder}/*" for folder in without]
+        return Path(snapshot_download(name, allow_patterns=list(patterns), ignore_patterns=left_out, **fetching))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = " ".join(str(error).split())[:160]
         raise GenrefineError(

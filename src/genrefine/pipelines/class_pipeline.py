@@ -10,7 +10,7 @@ the same picture alone, in any batch and in any order. Arguments that are not gi
 import difflib
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,15 +20,15 @@ from torch import Tensor, nn
 from genrefine.conditioning.class_condition import ClassCondition
 from genrefine.errors import GenrefineError
 from genrefine.pipelines.editing import EditOptions, edited_settings
-from genrefine.pipelines.output import ClassPipelineOutput, Images, facts_of
-from genrefine.pipelines.refinement_pipeline import RefinementPipeline, config_of, require_same_codes
+from genrefine.pipelines.output import ClassPipelineOutput, Images
+from genrefine.pipelines.refinement_pipeline import RefinementPipeline, config_of, require_same_codes, settings_beside
 from genrefine.pipelines.request import (
     Generators,
     Request,
     arguments_of,
     called_like,
     refuse_unknown,
-    require_count,
+    resolve_count,
     resolve_options,
     resolve_seeds,
 )
@@ -36,7 +36,6 @@ from genrefine.refiner import ClassRefiner
 from genrefine.refiner.adapter_folder import Adapter
 from genrefine.sampling.component import RefinementSampler
 from genrefine.sampling.options import with_options
-from genrefine.sampling.records import RefinementResult
 from genrefine.tokenizer import VisualTokenizer
 
 ClassLabel = int | str | None
@@ -61,7 +60,7 @@ class ClassPipeline(RefinementPipeline):
         refiner: predicts clean codes.
         visual_tokenizer: decodes them.
         sampler: holds the sampling defaults of the model.
-        class_names: name of each class; default is its number.
+        class_names: name of each class; default is what a pipeline with this refiner knows, else its number.
 
     Raises:
         GenrefineError: the parts do not fit each other.
@@ -84,11 +83,13 @@ class ClassPipeline(RefinementPipeline):
         class_names: list[str] | None = None,
     ) -> None:
         super().__init__()
-        num_classes = config_of(refiner).num_classes
-        names = [str(number) for number in range(num_classes)] if class_names is None else list(class_names)
+        if class_names is None:
+            class_names = settings_beside(refiner).get("class_names")
+        numbers = range(config_of(refiner).num_classes)
+        names = [str(number) for number in numbers] if class_names is None else list(class_names)
         _require_fit(refiner, visual_tokenizer, names)
         self.register_modules(refiner=refiner, visual_tokenizer=visual_tokenizer, sampler=sampler)
-        self.register_to_config(class_names=names)
+        self._keep_settings(class_names=names)
 
     @property
     def class_names(self) -> list[str]:
@@ -141,7 +142,7 @@ class ClassPipeline(RefinementPipeline):
             GenrefineError: an unknown class, argument or option, or a value out of range.
         """
         refuse_unknown(sampling, arguments_of(type(self).__call__), "the pipeline")
-        require_count(num_images_per_prompt)
+        num_images_per_prompt = resolve_count(num_images_per_prompt)
         labels = resolve_classes(class_labels, self.class_names)
         classes = [number for number in labels for _ in range(num_images_per_prompt)]
         has_class = any(number < len(self.class_names) for number in classes)
@@ -177,18 +178,22 @@ class ClassPipeline(RefinementPipeline):
         return made
 
     def load_lora_weights(  # type: ignore[override]
-        self, folder: str | os.PathLike[str], adapter_name: str = "default", scale: float = 1.0, **fetching: Any
+        self,
+        source: str | os.PathLike[str] | Mapping[str, Tensor],
+        adapter_name: str = "default",
+        scale: float = 1.0,
+        **options: Any,
     ) -> Adapter:
-        """Put an adapter beside the refiner's weights; see `RefinementPipeline.load_lora_weights`.
+        """Put an adapter beside the refiner's weights; see `AdapterMixin.load_lora_weights`.
 
         An adapter with classes of its own replaces those of the model until it is unloaded.
         """
         before = self.refiner.class_embedding, self.refiner.class_rows, self.class_names
-        adapter = super().load_lora_weights(folder, adapter_name, scale, **fetching)
+        adapter = super().load_lora_weights(source, adapter_name, scale, **options)
         if adapter.facts.class_rows is not None:
             names = adapter.facts.class_names or [str(number) for number in range(len(adapter.facts.class_rows))]
             self._own_classes = before
-            self.register_to_config(class_names=names)
+            self._keep_settings(class_names=names)
         return adapter
 
     def unload_lora_weights(self) -> None:
@@ -199,14 +204,14 @@ class ClassPipeline(RefinementPipeline):
             table, rows, names = self._own_classes
             self.refiner.class_embedding, self.refiner.class_rows = table, rows
             self.refiner.register_to_config(num_classes=len(names))
-            self.register_to_config(class_names=names)
+            self._keep_settings(class_names=names)
         self._own_classes = None
 
     def _condition(self, request: ClassRequest) -> ClassCondition:
         return ClassCondition.of(request.classes, config_of(self.refiner).num_classes, self._execution_device)
 
-    def _output(self, request: ClassRequest, made: Images, result: RefinementResult) -> ClassPipelineOutput:
-        return ClassPipelineOutput(images=made, class_labels=request.labels, **facts_of(request, result))
+    def _output(self, request: ClassRequest, made: Images, facts: dict[str, Any]) -> ClassPipelineOutput:
+        return ClassPipelineOutput(images=made, class_labels=request.labels, **facts)
 
 
 def _require_fit(refiner: ClassRefiner, tokenizer: VisualTokenizer, class_names: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """What a pipeline returns, and how it is turned into the picture types of callers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ class ClassPipelineOutput(BaseOutput):  # type: ignore[misc]
         num_evaluations: network evaluations of each picture, guidance included.
         codes: clean codes of each picture.
         settings: sampling arguments of the call, defaults filled in; JSON can hold them.
+        changed: what a callback changed, in words; then the settings alone do not make the pictures again.
     """
 
     images: Images
@@ -44,6 +45,7 @@ class ClassPipelineOutput(BaseOutput):  # type: ignore[misc]
     num_evaluations: list[int]
     codes: Int[Tensor, "batch channels t h w"]
     settings: dict[str, Any]
+    changed: list[str] = field(default_factory=list)
 
 
 Clips = list[list[Image.Image]] | Float32[np.ndarray, "batch frames height width 3"] | Float[Tensor, "..."]
@@ -64,6 +66,7 @@ class TextPipelineOutput(BaseOutput):  # type: ignore[misc]
         num_evaluations: network evaluations of each sample, guidance included.
         codes: clean codes of each sample, given first frames included.
         settings: arguments of the call, defaults filled in, but for first frames and embeddings; JSON can hold them.
+        changed: what a callback changed, in words; then the settings alone do not make the samples again.
     """
 
     images: Images | None
@@ -75,9 +78,10 @@ class TextPipelineOutput(BaseOutput):  # type: ignore[misc]
     num_evaluations: list[int]
     codes: Int[Tensor, "batch channels t h w"]
     settings: dict[str, Any]
+    changed: list[str] = field(default_factory=list)
 
 
-def facts_of(request: Request, result: RefinementResult) -> dict[str, Any]:
+def facts_of(request: Request, result: RefinementResult, changed: list[str]) -> dict[str, Any]:
     """Return what every output says of how its samples came about."""
     return {
         "seeds": request.seeds,
@@ -86,6 +90,7 @@ def facts_of(request: Request, result: RefinementResult) -> dict[str, Any]:
         "num_evaluations": result.num_evaluations.tolist(),
         "codes": result.codes,
         "settings": request.settings,
+        "changed": changed,
     }
 
 

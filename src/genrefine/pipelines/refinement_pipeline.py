@@ -6,15 +6,16 @@
 and `pipe(...)` is `pipe.run(pipe.prepare(...))`.
 """
 
+import inspect
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from diffusers.configuration_utils import FrozenDict
-from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from jaxtyping import Float, Int
@@ -25,33 +26,91 @@ from genrefine.errors import GenrefineError
 from genrefine.files import one_line, require_writable_folder, write_atomically
 from genrefine.model_folder.checks import LOADING_OPTIONS, check_pipeline_folder
 from genrefine.model_folder.checksums import write_checksums
-from genrefine.model_folder.find import ADAPTER_FILES, FETCHING, fetch_folder
+from genrefine.model_folder.find import fetch_folder
+from genrefine.pipelines.adapters import AdapterMixin
 from genrefine.pipelines.editing import Edit, EditOptions, known_codes, resolve_edits
-from genrefine.pipelines.output import require_output_type, to_clips, to_output
-from genrefine.pipelines.progress import CALLBACK_INPUTS, StepCallback, watched
+from genrefine.pipelines.output import facts_of, require_output_type, to_clips, to_output
+from genrefine.pipelines.progress import CALLBACK_INPUTS, Call, Calls, FollowedGuidance, StepCallback, watched
 from genrefine.pipelines.request import Request, arguments_of, refuse_unknown
-from genrefine.refiner.adapter_folder import Adapter
 from genrefine.sampling.guidance import apply_guidance
 from genrefine.sampling.random_source import SeededSource
-from genrefine.sampling.records import RefinementResult, RefinementStep, collect
+from genrefine.sampling.records import RefinementStep, collect
 from genrefine.sampling.sampler import refine
 from genrefine.tokenizer import VisualTokenizer
 
 FOLDER_CODE = "pipeline.py"
 
 
-class RefinementPipeline(DiffusionPipeline, LoraBaseMixin):  # type: ignore[misc]
+class RefinementPipeline(AdapterMixin, DiffusionPipeline):  # type: ignore[misc]
     """Hold a refiner, a visual tokenizer and a sampler; `ClassPipeline` and `TextPipeline` add what they are told.
 
     Adapters go by diffusers' words: `load_lora_weights`, `set_adapters(names, weights)`, `disable_lora`, `fuse_lora`,
     `unload_lora_weights`.
     """
 
-    _lora_loadable_modules: ClassVar[list[str]] = ["refiner"]  # type: ignore[misc]
-
     _callback_tensor_inputs = CALLBACK_INPUTS
     _settings: ClassVar[tuple[str, ...]] = ()
     """Arguments of the constructor that are no components."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls = Calls()
+
+    @property
+    def guidance_scale(self) -> float:
+        """Guidance of the present call; a callback changes it as `pipe._guidance_scale`."""
+        return self._calls.present.guidance_scale
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        """Whether the present call is guided."""
+        return self.guidance_scale > 1
+
+    @property
+    def num_timesteps(self) -> int:
+        """Most refinements of the present call."""
+        return self._calls.present.num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether the present call ends with this step; a callback, or another thread, sets `pipe._interrupt`."""
+        return self._calls.present.interrupt
+
+    def _set_interrupt(self, value: bool) -> None:
+        for call in self._calls.meant:
+            call.interrupt = bool(value)
+
+    def _set_guidance_scale(self, value: float) -> None:
+        for call in self._calls.meant:
+            call.guidance_scale = float(value)
+
+    _interrupt = property(lambda self: self.interrupt, _set_interrupt)
+    _guidance_scale = property(lambda self: self.guidance_scale, _set_guidance_scale)
+
+    def __getattr__(self, name: str) -> Any:
+        """Look a setting up; what a property raised is raised again instead of "no attribute"."""
+        own = inspect.getattr_static(type(self), name, None)
+        return own.fget(self) if isinstance(own, property) and own.fget else super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; a component of ours that takes another's place is saved by its address, see `registry`."""
+        super().__setattr__(name, value)
+        if type(value).__name__ in registry.COMPONENTS and name in self.__dict__.get("_internal_dict", {}):
+            self.register_to_config(**{name: (registry.ADDRESS, type(value).__name__)})
+
+    def _keep_settings(self, **settings: Any) -> None:
+        """Register settings, and note them beside the refiner, so that `Pipeline(**pipe.components)` has them too."""
+        self.register_to_config(**settings)
+        if self.refiner is not None:
+            self.refiner.__dict__["_pipeline_settings"] = settings
+
+    def enable_tiling(self, tile: int = 32, overlap: int = 8) -> None:
+        """Decode large pictures tile by tile, see `VisualTokenizer.enable_tiling`."""
+        self.visual_tokenizer.enable_tiling(tile, overlap)
+
+    def disable_tiling(self) -> None:
+        """Decode every picture as a whole."""
+        self.visual_tokenizer.disable_tiling()
 
     def register_modules(self, **components: Any) -> None:
         """Take the components, and note the address that a saved folder names them by: never that of a module."""
@@ -86,8 +145,8 @@ class RefinementPipeline(DiffusionPipeline, LoraBaseMixin):  # type: ignore[misc
         """Return what the refiner is told, on its device."""
         raise NotImplementedError
 
-    def _output(self, request: Any, made: Any, result: RefinementResult) -> Any:
-        """Return the output of a call."""
+    def _output(self, request: Any, made: Any, facts: dict[str, Any]) -> Any:
+        """Return the output of a call; `facts` are those of `facts_of`."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -108,9 +167,9 @@ class RefinementPipeline(DiffusionPipeline, LoraBaseMixin):  # type: ignore[misc
             rows: take only these of its samples; they come out as in the whole.
             output_type: "pil", "np", "pt", or "codes" for the codes themselves, undecoded.
             return_dict: False returns `(images or frames,)` only.
-            callback_on_step_end: called as `(pipe, step, signal, tensors)` after every step, with copies. It looks on
-                and changes nothing, since a seed and the settings beside a picture must make it again; except that
-                `pipe._interrupt = True` ends the refinement there.
+            callback_on_step_end: called as `(pipe, step, signal, tensors)` after every step, with copies that it may
+                write to without effect. `pipe._interrupt = True` ends this call's refinement there, and
+                `pipe._guidance_scale = ...` guides the steps after it otherwise; the output's `changed` says so.
             callback_on_step_end_tensor_inputs: what `tensors` holds: "prediction" and "state" (codes of the samples
                 still at work), "record" (the whole `RefinementStep`).
 
@@ -119,9 +178,12 @@ class RefinementPipeline(DiffusionPipeline, LoraBaseMixin):  # type: ignore[misc
         """
         require_output_type(output_type)
         request = request if rows is None else request.select(rows)
-        max_steps = request.sampling.steps.max_steps
-        steps = watched(self, self.steps(request), max_steps, callback_on_step_end, callback_on_step_end_tensor_inputs)
-        result = collect(steps)
+        sampling = request.sampling
+        call = Call(float(request.settings["guidance_scale"]), sampling.steps.max_steps)
+        followed = replace(sampling, guidance=FollowedGuidance(sampling.guidance, call))
+        with self._calls.one(call):
+            steps = self.steps(replace(request, sampling=followed))
+            result = collect(watched(self, call, steps, callback_on_step_end, callback_on_step_end_tensor_inputs))
         made: Any = result.codes
         if output_type not in ("codes", "latent"):
             pixels = self.decode(result.codes)
@@ -129,7 +191,7 @@ class RefinementPipeline(DiffusionPipeline, LoraBaseMixin):  # type: ignore[misc
             if output_type == "pil":
                 made = restored(made, request)
         self.maybe_free_model_hooks()
-        return self._output(request, made, result) if return_dict else (made,)
+        return self._output(request, made, facts_of(request, result, call.changed)) if return_dict else (made,)
 
     def refine(self, *what: Any, **arguments: Any) -> Iterator[RefinementStep]:
         """Return an iterator over the steps of a refinement: for films, previews and studies.
@@ -142,7 +204,7 @@ class RefinementPipeline(DiffusionPipeline, LoraBaseMixin):  # type: ignore[misc
         """Carry out a request, step by step."""
         device, config = self._execution_device, config_of(self.refiner)
         return refine(
-            apply_guidance(self.refiner, self._condition(request), request.sampling.guidance),
+            apply_guidance(self.refiner.stepwise(), self._condition(request), request.sampling.guidance),
             SeededSource(request.seeds, device),
             (config.code_channels, *request.grid),
             config.code_classes,
@@ -178,44 +240,6 @@ class RefinementPipeline(DiffusionPipeline, LoraBaseMixin):  # type: ignore[misc
         device = self._execution_device
         return torch.cat([decode_one(self.visual_tokenizer, one.to(device)) for one in codes.split(1)]).float()
 
-    def load_lora_weights(  # type: ignore[override]
-        self, folder: str | os.PathLike[str], adapter_name: str = "default", scale: float = 1.0, **fetching: Any
-    ) -> Adapter:
-        """Put an adapter beside the refiner's weights and return it as it was read.
-
-        Args:
-            folder: what training or `ClassRefiner.save_lora_adapter` wrote, or a repository of the hub, "org/name".
-            adapter_name: what to call it.
-            scale: multiplies its effect; 0 is the model without it.
-            fetching: options of the hub client: `cache_dir`, `force_download`, `local_files_only`, `revision`, `token`.
-
-        Raises:
-            GenrefineError: the folder is no adapter, or one of another model; an unknown option.
-        """
-        refuse_unknown(fetching, FETCHING, "load_lora_weights")
-        if not os.path.isdir(folder):
-            folder = fetch_folder(os.fspath(folder), fetching, ADAPTER_FILES, "adapter")
-        adapter: Adapter = self.refiner.load_lora_adapter(folder, adapter_name)
-        if scale != 1:
-            weights = self.refiner.adapter_scales()
-            self.refiner.set_adapters(list(weights), [*list(weights.values())[:-1], scale])
-        return adapter
-
-    def fuse_lora(  # type: ignore[override]
-        self, lora_scale: float = 1.0, adapter_names: list[str] | None = None
-    ) -> None:
-        """Add the adapters that are on to the weights; `unload_lora_weights` then leaves plain weights behind.
-
-        Args:
-            lora_scale: multiplies their effect.
-            adapter_names: those to add; default is all that are on.
-        """
-        super().fuse_lora(["refiner"], lora_scale, adapter_names=adapter_names)
-
-    def unfuse_lora(self) -> None:  # type: ignore[override]
-        """Subtract again what `fuse_lora` added."""
-        super().unfuse_lora(["refiner"])
-
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
         """Load a pipeline folder, or a repository of the hub, after checking everything in it.
@@ -229,11 +253,14 @@ class RefinementPipeline(DiffusionPipeline, LoraBaseMixin):  # type: ignore[misc
             GenrefineError: no such model; a missing, truncated or altered weight file; an unknown key or argument.
         """
         parts = arguments_of(cls.__init__)
-        refuse_unknown(kwargs, [*LOADING_OPTIONS, *parts], "loading")
+        refuse_unknown(kwargs, [*LOADING_OPTIONS, *_SAID_ALREADY, *parts], "loading")
         name = os.fspath(pretrained_model_name_or_path)
-        folder = Path(name) if os.path.isdir(name) else fetch_folder(name, kwargs)
+        _refuse_pickles(kwargs)
+        kwargs = {key: value for key, value in kwargs.items() if key not in _SAID_ALREADY}
         components = [part for part in parts if part not in cls._settings]
-        check_pipeline_folder(folder, cls.__name__, cls._settings, components, kwargs)
+        given = [part for part in components if part in kwargs]
+        folder = Path(name) if os.path.isdir(name) else fetch_folder(name, kwargs, without=given)
+        check_pipeline_folder(folder, cls.__name__, cls._settings, components, given, cls._optional_components)
         try:
             pipeline = super().from_pretrained(str(folder), use_safetensors=True, **kwargs)
         except (TypeError, ValueError, KeyError, AttributeError, IndexError, RecursionError) as error:
@@ -242,10 +269,11 @@ class RefinementPipeline(DiffusionPipeline, LoraBaseMixin):  # type: ignore[misc
             # A value of the right name and no sense, which only the libraries below know.
             reason = f"{type(error).__name__}: {one_line(error)[:300]}"
             raise GenrefineError(f"'{folder}' cannot be loaded ({reason}); correct it, or fetch it again") from error
-        for part in (pipeline, pipeline.refiner, pipeline.visual_tokenizer):
+        networks = [part for part in (pipeline.refiner, pipeline.visual_tokenizer) if part is not None]
+        for part in (pipeline, *networks):
             _forget_origin(part)
         dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
-        if isinstance(dtype, torch.dtype) and {pipeline.refiner.dtype, pipeline.visual_tokenizer.dtype} != {dtype}:
+        if isinstance(dtype, torch.dtype) and {part.dtype for part in networks} - {dtype}:
             pipeline.to(dtype)  # diffusers knows one or the other word, depending on its version
         return pipeline
 
@@ -257,14 +285,18 @@ class RefinementPipeline(DiffusionPipeline, LoraBaseMixin):  # type: ignore[misc
         Args:
             save_directory: folder, made if it does not exist.
             push_to_hub: upload it, too.
-            kwargs: `max_shard_size`, and for the upload `repo_id`, `token`, `private`, `commit_message`, `create_pr`.
+            kwargs: `max_shard_size`, and for the upload `repo_id`, `token`, `private`, `commit_message`, `create_pr`;
+                of diffusers' others `safe_serialization=True` and `variant=None`, which are how it is anyway.
 
         Raises:
             GenrefineError: the folder cannot be written, an argument is unknown, or there is an adapter.
         """
         known = ["max_shard_size", "repo_id", "token", "private", "commit_message", "create_pr"]
-        refuse_unknown(kwargs, known, "saving")
-        self.refiner.require_no_adapter()
+        refuse_unknown(kwargs, [*known, *_SAID_ALREADY], "saving")
+        _refuse_pickles(kwargs)
+        kwargs = {key: value for key, value in kwargs.items() if key not in _SAID_ALREADY}
+        if self.refiner is not None:
+            self.refiner.require_no_adapter()
         require_writable_folder(save_directory)
         shards = {key: value for key, value in kwargs.items() if key == "max_shard_size"}
         write_atomically(Path(save_directory) / FOLDER_CODE, code_for(type(self).__name__).encode())
@@ -272,6 +304,18 @@ class RefinementPipeline(DiffusionPipeline, LoraBaseMixin):  # type: ignore[misc
         write_checksums(Path(save_directory))
         if push_to_hub:  # writes the same files again and uploads the folder, now with its checksums
             super().save_pretrained(os.fspath(save_directory), push_to_hub=True, **kwargs)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:  # type: ignore[override]
+        """Upload the pipeline folder to a repository of the hub, as `DiffusionPipeline.push_to_hub` does.
+
+        Raises:
+            GenrefineError: what keeps it from being saved, before a repository is made.
+        """
+        _refuse_pickles(kwargs)
+        if self.refiner is not None:
+            self.refiner.require_no_adapter()
+        pushed: str = super().push_to_hub(repo_id, **kwargs)
+        return pushed
 
 
 def restored(made: Any, request: Request) -> Any:
@@ -281,6 +325,22 @@ def restored(made: Any, request: Request) -> Any:
     clips = made if request.is_clip else [[one] for one in made]
     whole = [edit.restore(clip, request.blend) for edit, clip in zip(request.edits, clips, strict=True)]
     return whole if request.is_clip else [frames[0] for frames in whole]
+
+
+_SAID_ALREADY = ("safe_serialization", "use_safetensors", "variant")
+"""Words of diffusers that have one meaning here."""
+
+
+def _refuse_pickles(given: Mapping[str, Any]) -> None:
+    """Refuse other kinds of weight files than the one that there is."""
+    for word in ("safe_serialization", "use_safetensors"):
+        if given.get(word) not in (None, True):
+            raise GenrefineError(f"weights are safetensors only; got {word}={given[word]!r}; leave it out")
+    if (variant := given.get("variant")) is not None:
+        raise GenrefineError(
+            f"there are no variants of weight files; got variant={variant!r}; for half precision load with "
+            "dtype=torch.float16, or save after pipe.to(torch.float16)"
+        )
 
 
 def code_for(class_name: str) -> str:
@@ -309,6 +369,12 @@ def require_same_codes(refiner: Any, tokenizer: VisualTokenizer) -> None:
             f"refiner and tokenizer must speak the same codes; the tokenizer has {expected[0]} channels of "
             f"{expected[1]} classes, the refiner {got[0]} of {got[1]}; use parts that were trained together"
         )
+
+
+def settings_beside(refiner: Any) -> dict[str, Any]:
+    """Return the settings of the latest pipeline with this refiner."""
+    found: dict[str, Any] = getattr(refiner, "__dict__", {}).get("_pipeline_settings", {})
+    return found
 
 
 def _forget_origin(part: Any) -> None:

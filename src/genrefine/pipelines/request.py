@@ -81,10 +81,26 @@ class UnknownArgumentError(GenrefineError, TypeError):
     """Report a keyword argument that does not exist; also a `TypeError`, as Python's own."""
 
 
-def require_count(num_images_per_prompt: Any) -> None:
-    """Refuse a number of pictures per prompt that is no count."""
-    if not isinstance(num_images_per_prompt, int) or num_images_per_prompt < 1:
-        raise GenrefineError(f"num_images_per_prompt must be at least 1; got {num_images_per_prompt}")
+def whole_number(name: str, value: Any) -> int:
+    """Return a whole number of any library as an int.
+
+    Raises:
+        GenrefineError: it is none.
+    """
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise GenrefineError(f"{name} must be a whole number; got {value!r}")
+
+
+def resolve_count(num_images_per_prompt: Any) -> int:
+    """Return the number of pictures per prompt."""
+    count = whole_number("num_images_per_prompt", num_images_per_prompt)
+    if count < 1:
+        raise GenrefineError(f"num_images_per_prompt must be at least 1; got {count}")
+    return count
 
 
 def refuse_unknown(given: Iterable[str], known: Sequence[str], where: str) -> None:
@@ -139,7 +155,7 @@ def resolve_options(
     if not is_given:
         # Guidance moves away from the null condition; without another there is nothing to move towards.
         scale = chosen.setdefault("guidance_scale", 1.0)
-        if scale != 1:
+        if scale > 1:
             raise GenrefineError(
                 f"guidance needs a {what}; got guidance_scale {scale} without one; "
                 + ("name a class" if what == "class" else "give a prompt")

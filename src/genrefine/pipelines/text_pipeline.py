@@ -13,7 +13,7 @@ import copy
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.utils.accelerate_utils import apply_forward_hook
@@ -25,17 +25,19 @@ from genrefine.conditioning.text_condition import FirstFrame, TextCondition
 from genrefine.conditioning.text_encoder import MAX_TOKENS, TextEncoder
 from genrefine.errors import GenrefineError
 from genrefine.pipelines.editing import EditOptions, edited_settings
-from genrefine.pipelines.output import Clips, Images, TextPipelineOutput, facts_of
-from genrefine.pipelines.refinement_pipeline import RefinementPipeline, config_of, require_same_codes
+from genrefine.pipelines.output import Clips, Images, TextPipelineOutput
+from genrefine.pipelines.prompt_mixin import PromptMixin
+from genrefine.pipelines.refinement_pipeline import RefinementPipeline, config_of, require_same_codes, settings_beside
 from genrefine.pipelines.request import (
     Generators,
     Request,
     arguments_of,
     called_like,
     refuse_unknown,
-    require_count,
+    resolve_count,
     resolve_options,
     resolve_seeds,
+    whole_number,
 )
 from genrefine.pipelines.text_request import (
     Embeddings,
@@ -51,11 +53,11 @@ from genrefine.pipelines.text_request import (
 from genrefine.refiner import TextRefiner
 from genrefine.sampling.component import RefinementSampler
 from genrefine.sampling.options import with_options
-from genrefine.sampling.records import RefinementResult, RefinementStep
+from genrefine.sampling.records import RefinementStep
 from genrefine.tokenizer import VisualTokenizer
 
 
-class TextPipeline(RefinementPipeline):
+class TextPipeline(PromptMixin, RefinementPipeline):
     """Make pictures and clips of what prompts say, or set a given picture in motion.
 
     Args:
@@ -64,10 +66,14 @@ class TextPipeline(RefinementPipeline):
         sampler: holds the sampling defaults of the model.
         text_encoder: a transformers encoder, frozen.
         tokenizer: its tokenizer.
-        height: of the pictures the model was trained for, in pixels.
-        width: of these pictures.
-        frames_per_second: of the clips it was trained for.
-        max_tokens: longest prompt.
+        height: of the pictures the model was trained for, in pixels; default is what a pipeline with this refiner
+            knows, else 64; likewise the others.
+        width: of these pictures, 64.
+        frames_per_second: of the clips it was trained for, 12.
+        max_tokens: longest prompt, 512.
+
+    Parts may be None: without `text_encoder` and `tokenizer` the pipeline takes `prompt_embeds`, with nothing else it
+    can `encode_prompt`.
 
     Raises:
         GenrefineError: the parts do not fit each other.
@@ -79,34 +85,42 @@ class TextPipeline(RefinementPipeline):
     """
 
     model_cpu_offload_seq = "text_encoder->refiner->visual_tokenizer"  # type: ignore[assignment]
-    text_encoder: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
     _settings = ("height", "width", "frames_per_second", "max_tokens")
+    _optional_components: ClassVar[list[str]] = [  # type: ignore[misc]
+        *("refiner", "visual_tokenizer", "sampler", "text_encoder", "tokenizer")
+    ]
 
     def __init__(
         self,
-        refiner: TextRefiner,
-        visual_tokenizer: VisualTokenizer,
-        sampler: RefinementSampler,
-        text_encoder: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        height: int = 64,
-        width: int = 64,
-        frames_per_second: float = 12.0,
-        max_tokens: int = MAX_TOKENS,
+        refiner: TextRefiner | None = None,
+        visual_tokenizer: VisualTokenizer | None = None,
+        sampler: RefinementSampler | None = None,
+        text_encoder: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        frames_per_second: float | None = None,
+        max_tokens: int | None = None,
     ) -> None:
         super().__init__()
-        require_same_codes(refiner, visual_tokenizer)
-        encoder = TextEncoder(text_encoder, tokenizer, max_tokens)
-        if encoder.channels != config_of(refiner).text_channels:
+        given = {"height": height, "width": width, "frames_per_second": frames_per_second, "max_tokens": max_tokens}
+        given = {name: value for name, value in given.items() if value is not None}
+        settings = {**_DEFAULTS, **settings_beside(refiner), **given}
+        if refiner is not None and visual_tokenizer is not None:
+            require_same_codes(refiner, visual_tokenizer)
+        encoder = None
+        if text_encoder is not None and tokenizer is not None:
+            encoder = TextEncoder(text_encoder, tokenizer, settings["max_tokens"])
+        if encoder is not None and refiner is not None and encoder.channels != config_of(refiner).text_channels:
             raise GenrefineError(
                 f"refiner and text encoder must have embeddings of one width; the refiner reads "
                 f"{config_of(refiner).text_channels} channels, the encoder gives {encoder.channels}; "
                 "use the text encoder that the refiner was trained with"
             )
-        if not 0 < frames_per_second < float("inf"):
-            raise GenrefineError(f"frames_per_second must be a positive number; got {frames_per_second}")
-        visual_tokenizer.grid(1, height, width)
+        if not 0 < settings["frames_per_second"] < float("inf"):
+            raise GenrefineError(f"frames_per_second must be a positive number; got {settings['frames_per_second']}")
+        if visual_tokenizer is not None:
+            visual_tokenizer.grid(1, settings["height"], settings["width"])
         self.register_modules(
             refiner=refiner,
             visual_tokenizer=visual_tokenizer,
@@ -114,18 +128,8 @@ class TextPipeline(RefinementPipeline):
             text_encoder=text_encoder,
             tokenizer=tokenizer,
         )
-        self.register_to_config(
-            height=height, width=width, frames_per_second=float(frames_per_second), max_tokens=max_tokens
-        )
+        self._keep_settings(**{**settings, "frames_per_second": float(settings["frames_per_second"])})
         self._prompt_encoder = encoder
-
-    @property
-    def prompt_encoder(self) -> TextEncoder:
-        """The text encoder with its tokenizer and its memory of the latest prompts."""
-        encoder = self._prompt_encoder
-        if encoder.model is not self.text_encoder or encoder.tokenizer is not self.tokenizer:
-            self._prompt_encoder = TextEncoder(self.text_encoder, self.tokenizer, config_of(self).max_tokens)
-        return self._prompt_encoder
 
     @property
     def picture_size(self) -> tuple[int, int]:
@@ -194,16 +198,32 @@ class TextPipeline(RefinementPipeline):
             GenrefineError: an unknown argument or option, or a value out of range.
         """
         refuse_unknown(sampling, arguments_of(type(self).__call__), "the pipeline")
-        require_count(num_images_per_prompt)
+        self._require_parts()
+        num_images_per_prompt = resolve_count(num_images_per_prompt)
         own = self.picture_size
-        height, width = height if height is not None else own[0], width if width is not None else own[1]
+        height = own[0] if height is None else whole_number("height", height)
+        width = own[1] if width is None else whole_number("width", width)
+        num_frames = whole_number("num_frames", num_frames)
         has_first_frame = first_frame is not None
         if has_first_frame and image is not None:
             raise GenrefineError("image holds the frames that are known, the first one too; leave first_frame out")
         frames, rows, columns = resolve_grid(self.visual_tokenizer, own, num_frames, height, width, has_first_frame)
         if has_first_frame and self.refiner.config.attention == "prefix":
             raise GenrefineError("a model with prefix attention takes no first frame; use one with joint attention")
-        prompted = resolve_prompts(self.prompt_encoder, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
+        prompted = resolve_prompts(
+            self.refiner.config.text_channels,
+            self.has_encoder,
+            *(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds),
+        )
+        if (
+            not self.has_encoder
+            and negative_prompt_embeds is None
+            and self.sampler.options(**sampling).guidance_scale > 1
+        ):
+            raise GenrefineError(
+                "guidance leads away from the empty prompt, and this pipeline has no text encoder for it; "
+                "pass negative_prompt_embeds, or guidance_scale=1"
+            )
         options, settings = resolve_options(self.sampler, sampling, "prompt", prompted.has_prompt)
         each = [index for index in range(len(prompted.own)) for _ in range(num_images_per_prompt)]
         seeds = resolve_seeds(len(each), seed, generator)
@@ -252,10 +272,7 @@ class TextPipeline(RefinementPipeline):
 
     def _condition(self, request: TextRequest) -> TextCondition:
         device = self._execution_device
-        both = (*request.prompts, *request.nulls)
-        # In one call of the encoder, so that equal texts share one tensor, whatever the encoder remembers.
-        encoded = iter(self.prompt_encoder.encode([prompt for prompt in both if isinstance(prompt, str)]))
-        tokens = [next(encoded) if isinstance(prompt, str) else prompt for prompt in both]
+        tokens = self._encoded((*request.prompts, *request.nulls))
         moved = {id(own): own.to(device) for own in tokens}  # each once
         rows = [moved[id(own)] for own in tokens]
         count = len(request.prompts)
@@ -265,12 +282,12 @@ class TextPipeline(RefinementPipeline):
             prepared: TextCondition = prepare(self.refiner, condition)
         return prepared
 
-    def _output(self, request: TextRequest, made: Any, result: RefinementResult) -> TextPipelineOutput:
+    def _output(self, request: TextRequest, made: Any, facts: dict[str, Any]) -> TextPipelineOutput:
         return TextPipelineOutput(
             images=None if request.is_clip else made,
             frames=made if request.is_clip else None,
             prompts=request.labels,
-            **facts_of(request, result),
+            **facts,
         )
 
     @classmethod
@@ -282,11 +299,11 @@ class TextPipeline(RefinementPipeline):
         pipeline: TextPipeline = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         dtype = kwargs.get("dtype", kwargs.get("torch_dtype")) or torch.float32
         encoder, tokenizer = pipeline.text_encoder, pipeline.tokenizer
-        if "text_encoder" not in kwargs:
+        if encoder is not None and "text_encoder" not in kwargs:
             encoder.config._name_or_path = encoder.name_or_path = ""  # else saved with it: a path of this machine
             if isinstance(dtype, torch.dtype) and not getattr(encoder, "is_quantized", False):
                 nn.Module.to(encoder, dtype)
-        if "tokenizer" not in kwargs:
+        if tokenizer is not None and "tokenizer" not in kwargs:
             tokenizer.name_or_path = ""
             for note in ("is_local", "local_files_only"):  # of this loading, else saved too
                 tokenizer.init_kwargs.pop(note, None)
@@ -312,7 +329,7 @@ class TextPipeline(RefinementPipeline):
             GenrefineError: the folder cannot be written, or an argument is unknown.
         """
         encoder = self.text_encoder
-        if encoder.dtype != text_encoder_dtype and not getattr(encoder, "is_quantized", False):
+        if encoder is not None and encoder.dtype != text_encoder_dtype and not getattr(encoder, "is_quantized", False):
             self.text_encoder = nn.Module.to(copy.deepcopy(encoder), text_encoder_dtype)
         try:
             super().save_pretrained(save_directory, push_to_hub, **kwargs)
@@ -323,6 +340,9 @@ class TextPipeline(RefinementPipeline):
         """Return the codes of first frames, each encoded by itself and once."""
         codes = {id(frame): self.encode(frame)[0] for frame in {id(frame): frame for frame in frames}.values()}
         return [codes[id(frame)] for frame in frames]
+
+
+_DEFAULTS = {"height": 64, "width": 64, "frames_per_second": 12.0, "max_tokens": MAX_TOKENS}
 
 
 def _whole(records: Iterator[RefinementStep], first_frames: Sequence[FirstFrame]) -> Iterator[RefinementStep]:

@@ -20,16 +20,21 @@ from PIL import Image
 from torch import Tensor
 
 from genrefine.conditioning.text_condition import FirstFrame
-from genrefine.conditioning.text_encoder import TextEncoder, readable_prompt
+from genrefine.conditioning.text_encoder import readable_prompt
 from genrefine.data.buckets import Bucket, Buckets
 from genrefine.data.decoding import PictureDecoder
 from genrefine.errors import GenrefineError, GenrefineNotice
 from genrefine.media.pixels import from_pil
-from genrefine.pipelines.request import Request
+from genrefine.pipelines.request import Request, whole_number
 from genrefine.tokenizer import VisualTokenizer
 
 MOST_POSITIONS = 2**20
 """Ten times a published clip of 81 frames at 1024 x 1024; what is beyond was meant otherwise."""
+
+WITHOUT_ENCODER = (
+    "pass prompt_embeds and negative_prompt_embeds, from encode_prompt of a pipeline with one, or load it with "
+    "text_encoder and tokenizer"
+)
 
 Prompt = str | Sequence[str] | None
 Embeddings = Float[Tensor, "..."] | Sequence[Float[Tensor, "_ _"]] | None
@@ -79,12 +84,18 @@ def text_of(prompt: str | Tensor) -> str | None:
 
 
 def resolve_prompts(
-    encoder: TextEncoder, prompt: Prompt, negative: Prompt, embeds: Embeddings, negative_embeds: Embeddings
+    channels: int,
+    has_encoder: bool,
+    prompt: Prompt,
+    negative: Prompt,
+    embeds: Embeddings,
+    negative_embeds: Embeddings,
 ) -> Prompted:
     """Return the prompts and negative prompts of a call; texts are checked, and encoded later.
 
     Args:
-        encoder: knows the width of embeddings.
+        channels: of embeddings.
+        has_encoder: whether there is one for texts.
         prompt: one or several; None is the empty prompt unless `embeds` are given.
         negative: one for all prompts, or one each.
         embeds: in place of prompts: "prompts tokens channels", or one tensor "tokens channels" per prompt.
@@ -97,13 +108,19 @@ def resolve_prompts(
         raise GenrefineError("prompt and prompt_embeds both say what to make; got both; pass one of them")
     if negative and negative_embeds is not None:
         raise GenrefineError("negative_prompt and negative_prompt_embeds exclude each other; got both; pass one")
-    own: list[str | Tensor] = _listed(prompt) if embeds is None else _embeddings(embeds, encoder)
+    if not has_encoder and embeds is None:
+        raise GenrefineError(f"this pipeline has no text encoder; got a prompt; {WITHOUT_ENCODER}")
+    own: list[str | Tensor] = _listed(prompt) if embeds is None else _embeddings(embeds, channels)
     if not own:
         raise GenrefineError("prompt must hold at least one text; got none; pass '' for no particular picture")
-    if negative_embeds is None:
+    if not has_encoder and negative_embeds is None:
+        if negative:
+            raise GenrefineError(f"this pipeline has no text encoder; got a negative prompt; {WITHOUT_ENCODER}")
+        nulls = list(own)
+    elif negative_embeds is None:
         nulls = _each(_listed(negative), len(own), "negative_prompt")
     else:
-        nulls = _each(_embeddings(negative_embeds, encoder), len(own), "negative_prompt_embeds")
+        nulls = _each(_embeddings(negative_embeds, channels), len(own), "negative_prompt_embeds")
     return Prompted(own, nulls)
 
 
@@ -116,13 +133,13 @@ def _listed(prompt: Any) -> list[Any]:
     return texts
 
 
-def _embeddings(given: Any, encoder: TextEncoder) -> list[Any]:
+def _embeddings(given: Any, channels: int) -> list[Any]:
     pieces = [given] if isinstance(given, Tensor) and given.ndim == 2 else list(given)
     for piece in pieces:
-        if not isinstance(piece, Tensor) or piece.ndim != 2 or piece.shape[1] != encoder.channels or not len(piece):
+        if not isinstance(piece, Tensor) or piece.ndim != 2 or piece.shape[1] != channels or not len(piece):
             shape = tuple(piece.shape) if isinstance(piece, Tensor) else type(piece).__name__
             raise GenrefineError(
-                f"prompt embeddings must be (tokens, {encoder.channels}) for every prompt; got {shape}; "
+                f"prompt embeddings must be (tokens, {channels}) for every prompt; got {shape}; "
                 "use the pipeline's own text encoder"
             )
     return [piece.detach().float() for piece in pieces]
@@ -150,9 +167,8 @@ def resolve_grid(
     Raises:
         GenrefineError: the size is impossible; the message names the nearest possible one.
     """
-    for name, value in (("num_frames", num_frames), ("height", height), ("width", width)):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise GenrefineError(f"{name} must be a whole number; got {value!r}")
+    num_frames = whole_number("num_frames", num_frames)
+    height, width = whole_number("height", height), whole_number("width", width)
     stride = tokenizer.temporal_stride
     if stride == 1 and (num_frames != 1 or has_first_frame):
         wish = f"num_frames {num_frames}" if num_frames != 1 else "a first frame"

@@ -10,8 +10,9 @@ So a fresh adapter changes nothing, scale 0 is the network without it, and mergi
 import copy
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -20,10 +21,10 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from genrefine.errors import GenrefineError
+from genrefine.refiner.adapter_file import COMPONENT, AdapterSource, read_any_adapter, write_single_file
 from genrefine.refiner.adapter_folder import (
     Adapter,
     AdapterFacts,
-    read_adapter,
     require_base,
     require_peft,
     weight_sizes,
@@ -35,6 +36,11 @@ if TYPE_CHECKING:
 
 Parts = Literal["attention", "blocks"]
 DEFAULT = "default"
+BESIDE_SIZES = (
+    "quantization_config",
+    *("decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power"),
+)
+"""What a configuration may hold beside the constructor's arguments: diffusers' quantization, and its `EMAModel`."""
 
 
 def lora_config(refiner: nn.Module, rank: int = 8, scale: float = 1.0, parts: Parts = "blocks") -> "LoraConfig":
@@ -105,37 +111,62 @@ class AdaptableRefiner(PeftAdapterMixin):  # type: ignore[misc]
         return found
 
     def save_lora_adapter(  # type: ignore[override]
-        self, save_directory: str | os.PathLike[str], adapter_name: str = DEFAULT, class_names: Sequence[str] = ()
+        self,
+        save_directory: str | os.PathLike[str],
+        adapter_name: str = DEFAULT,
+        class_names: Sequence[str] = (),
+        weight_name: str | None = None,
     ) -> None:
-        """Write an adapter as a folder that this library and peft can read.
+        """Write an adapter as a folder that this library and peft can read, or as the one file of diffusers' layout.
 
         Args:
             save_directory: folder, made if it does not exist.
             adapter_name: which one.
             class_names: names of the classes, for pipelines.
+            weight_name: of the one file; None for a folder.
 
         Raises:
-            GenrefineError: there is no such adapter, or the folder cannot be written.
+            GenrefineError: there is no such adapter, it could not be loaded again (DoRA), or cannot be written.
         """
         weights = self.adapter_weights(adapter_name)
         sizes = weight_sizes(cast(nn.Module, self), {name.partition(".lora_")[0] for name in weights})
         facts = AdapterFacts(type(self).__name__, sizes, self.class_rows, list(class_names))
-        write_adapter(save_directory, weights, self.peft_config[adapter_name].to_dict(), facts)
+        config = self.peft_config[adapter_name].to_dict()
+        if weight_name is None:
+            write_adapter(save_directory, weights, config, facts)
+        else:
+            write_single_file(Path(save_directory) / weight_name, weights, config, facts)
 
     def load_lora_adapter(  # type: ignore[override]
-        self, folder: str | os.PathLike[str], adapter_name: str = DEFAULT
+        self,
+        source: AdapterSource,
+        adapter_name: str = DEFAULT,
+        *,
+        weight_name: str | None = None,
+        prefix: str | None = COMPONENT,
+        use_safetensors: bool = True,
     ) -> Adapter:
         """Put an adapter beside the weights, switch it on, and return it as it was read.
 
         An adapter with classes of its own replaces the class table first.
 
+        Args:
+            source: a folder of peft's, a file of diffusers' layout or its folder, or weights by name.
+            adapter_name: what to call it.
+            weight_name: file in the folder, in diffusers' layout.
+            prefix: of names in diffusers' layout, without its dot; None for none.
+            use_safetensors: True; there is no other.
+
         Raises:
-            GenrefineError: the folder is no adapter, or one of another network.
+            GenrefineError: there is no adapter, or one of another network.
         """
         require_peft()
         from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 
-        adapter, network = read_adapter(folder), cast(nn.Module, self)
+        if not use_safetensors:
+            raise GenrefineError("weights are safetensors only; got use_safetensors=False; leave it out")
+        folder = "the state dict" if isinstance(source, Mapping) else source  # for errors
+        adapter, network = read_any_adapter(source, weight_name, prefix), cast(nn.Module, self)
         if adapter_name in self.adapters:
             raise GenrefineError(f"there is an adapter '{adapter_name}' already; give another name or unload it")
         rows = adapter.facts.class_rows

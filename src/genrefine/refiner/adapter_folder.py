@@ -8,6 +8,7 @@ that were trained otherwise, the adapter means nothing), and the classes of an a
 import difflib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,40 +89,68 @@ def read_adapter(folder: str | os.PathLike[str]) -> Adapter:
         GenrefineError: files are missing or damaged, or hold what this library does not know.
     """
     require_peft()
-    from peft import LoraConfig
-
     path = Path(folder)
     if not (path / CONFIG).is_file() or not (path / WEIGHTS).is_file():
         raise GenrefineError(f"'{folder}' is no adapter folder: expected {CONFIG} and {WEIGHTS}; check the path")
     config = read_json(path / CONFIG, "fetch or save the adapter again")
+    rank, alpha = rank_and_alpha(config, f"'{path / CONFIG}'")
+    header, weights = stored_weights(path / WEIGHTS)
+    facts = facts_in(header.get(HEADER, "{}"), path / WEIGHTS)
+    return Adapter(rank, alpha, named_factors(weights, _PREFIX, f"'{path / WEIGHTS}'"), facts)
+
+
+def rank_and_alpha(config: Mapping[str, Any], where: str) -> tuple[int, float]:
+    """Return r and lora_alpha of peft's configuration of a plain LoRA adapter.
+
+    Args:
+        config: as JSON holds it.
+        where: it comes from, for errors.
+
+    Raises:
+        GenrefineError: a key is unknown, or asks for what a plain LoRA adapter is not (DoRA, ranks by layer, ...).
+    """
+    from peft import LoraConfig
+
     defaults: dict[str, Any] = json.loads(json.dumps(LoraConfig().to_dict(), default=sorted))
     for key, value in config.items():
         if key not in defaults:
             near = difflib.get_close_matches(key, defaults, 1)
             hint = f"did you mean '{near[0]}'?" if near else "remove it"
-            raise GenrefineError(f"'{path / CONFIG}' has the unknown key '{key}'; {hint}")
+            raise GenrefineError(f"{where} has the unknown key '{key}'; {hint}")
         if key not in _READ | _WITHOUT_EFFECT and value != defaults[key]:
-            raise GenrefineError(f"'{path / CONFIG}' sets '{key}' to {value!r}; only plain LoRA adapters can be loaded")
+            raise GenrefineError(f"{where} sets '{key}' to {value!r}; only plain LoRA adapters can be loaded")
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if config.get("peft_type") != "LORA" or not isinstance(rank, int) or not isinstance(alpha, int | float):
-        raise GenrefineError(f"'{path / CONFIG}' must say peft_type LORA, r and lora_alpha; give a LoRA adapter")
+        raise GenrefineError(f"{where} must say peft_type LORA, r and lora_alpha; give a LoRA adapter")
+    return rank, float(alpha)
+
+
+def stored_weights(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return header and tensors of a safetensors file.
+
+    Raises:
+        GenrefineError: it is none, or not whole.
+    """
     try:
-        with safe_open(path / WEIGHTS, framework="pt") as stored:
-            header = (stored.metadata() or {}).get(HEADER, "{}")
-            weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        with safe_open(path, framework="pt") as stored:
+            return stored.metadata() or {}, {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise GenrefineError(f"'{path / WEIGHTS}' is truncated or damaged ({error}); fetch or save it again") from error
-    facts = _facts_in(header, path / WEIGHTS)
+        raise GenrefineError(f"'{path}' is truncated or damaged ({error}); fetch or save it again") from error
+
+
+def named_factors(weights: Mapping[str, Any], prefix: str, where: str) -> dict[str, Tensor]:
+    """Return the factors of an adapter without what stands before their names.
+
+    Raises:
+        GenrefineError: a weight is none of an adapter of a refiner, or is no finite numbers.
+    """
     for name, tensor in weights.items():
-        if not name.startswith(_PREFIX) or ".lora_" not in name:
-            raise GenrefineError(
-                f"'{path / WEIGHTS}' has the unknown weight '{name}'; give a LoRA adapter of a refiner"
-            )
-        if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
-            raise GenrefineError(
-                f"weight '{name}' in '{path / WEIGHTS}' must be finite numbers; train or fetch it again"
-            )
-    return Adapter(rank, float(alpha), {name.removeprefix(_PREFIX): t for name, t in weights.items()}, facts)
+        if not isinstance(name, str) or not name.startswith(prefix) or ".lora_" not in name:
+            expected = f"names as '{prefix}blocks.0.attention.output.lora_A.weight'"
+            raise GenrefineError(f"{where} has the unknown weight '{name}'; expected {expected}; give another adapter")
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+            raise GenrefineError(f"weight '{name}' in {where} must be finite numbers; train or fetch it again")
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
 
 
 def write_adapter(
@@ -139,15 +168,27 @@ def write_adapter(
         GenrefineError: the folder cannot be written.
     """
     require_writable_folder(folder)
-    config = {**config, "inference_mode": True, "base_model_name_or_path": None}
-    config = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+    config = plain_config(config)
     stored = {_PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     header = {"format": "pt", HEADER: json.dumps(asdict(facts))}
     write_atomically(Path(folder) / WEIGHTS, save(stored, header))
     write_atomically(Path(folder) / CONFIG, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
 
 
-def _facts_in(header: str, path: Path) -> AdapterFacts:
+def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return peft's configuration as JSON holds it.
+
+    Raises:
+        GenrefineError: an adapter of this kind (DoRA, ...) could not be loaded again.
+    """
+    plain: dict[str, Any] = json.loads(
+        json.dumps({**config, "inference_mode": True, "base_model_name_or_path": None}, default=sorted)
+    )
+    rank_and_alpha(plain, "the adapter to save")
+    return plain
+
+
+def facts_in(header: str, path: Path) -> AdapterFacts:
     """Return what a header says, which may come from anywhere."""
     values = json_object(header, f"the header of '{path}'", "fetch or save the adapter again")
     rows, base, names = values.get("class_rows"), values.get("base", {}), values.get("class_names", [])

@@ -29,6 +29,7 @@ from genrefine.nn.embeddings import ScalarEmbedding, grid_sinusoid
 from genrefine.nn.layers import Float32Linear, ModulatedRMSNorm, SwiGLU, batch_invariant
 from genrefine.nn.rope import FixedRotation, FixedTable, Rotation, grid_angles
 from genrefine.refiner.adapter import AdaptableRefiner
+from genrefine.refiner.caching import CacheableRefiner
 from genrefine.refiner.checks import check_class_batch
 
 
@@ -66,8 +67,12 @@ class RefinerBlock(nn.Module):
         self.modulation = nn.Linear(width, 6 * width)
 
     def forward(
-        self, x: Float[Tensor, "batch tokens width"], activated: Float[Tensor, "batch width"], rotation: Rotation
+        self,
+        hidden_states: Float[Tensor, "batch tokens width"],  # diffusers' hooks ask for it by this name
+        activated: Float[Tensor, "batch width"],
+        rotation: Rotation,
     ) -> Float[Tensor, "batch tokens width"]:
+        x = hidden_states
         modulation = batch_invariant(self.modulation, activated, self.training)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.chunk(6, dim=-1)
         mixed, _ = self.attention(self.attention_norm(x, shift_a, scale_a), rotation)
@@ -92,7 +97,7 @@ class RefinerHead(nn.Module):
             return self.linear(self.norm(x.float(), shift, scale))
 
 
-class ClassRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[misc]
+class ClassRefiner(AdaptableRefiner, CacheableRefiner, ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Predict every clean code of a picture from noisy codes, the signal and a class.
 
     Args:
@@ -191,13 +196,15 @@ class ClassRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[m
         codes: Int[Tensor, "batch channels t h w"],
         signal: Float[Tensor, "batch"],
         condition: ClassCondition,
-    ) -> Float[Tensor, "batch channels t h w classes"]:
+        return_dict: bool = True,
+    ) -> Float[Tensor, "batch channels t h w classes"] | tuple[Float[Tensor, "batch channels t h w classes"]]:
         """Return float32 logits of every clean code, classes last.
 
         Args:
             codes: noisy codes, integers in [0, code_classes).
             signal: share of clean codes of each sample, 0 noise .. 1 clean.
             condition: one class label per sample.
+            return_dict: False gives a tuple of one, as diffusers asks for.
 
         Raises:
             GenrefineError: if shapes, labels or code values do not fit the configuration.
@@ -221,7 +228,8 @@ class ClassRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[m
         x = x[:, sizes.in_context_tokens :]
         logits = self.head(x, activated)  # batch tokens (classes channels)
         h, w = codes.shape[3:]
-        return rearrange(logits, "b (t h w) (k d) -> b d t h w k", k=sizes.code_classes, h=h, w=w)
+        logits = rearrange(logits, "b (t h w) (k d) -> b d t h w k", k=sizes.code_classes, h=h, w=w)
+        return logits if return_dict else (logits,)
 
     def choose_classes(self, rows: Sequence[int | None]) -> None:
         """Replace the class table by one in which class i starts as class `rows[i]` of the present one.

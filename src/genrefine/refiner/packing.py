@@ -127,17 +127,18 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class PackedAttention:
-    """Attend group by group.
+    """Attend group by group; in a compiled graph, all at once, since groups change with every batch of captions.
 
     Args:
         groups: of all segments.
         inverse: place of every token of the sequence in the groups' tokens, one after another.
+        at_once: the other way.
     """
 
     groups: tuple[Group, ...]
     inverse: Int[Tensor, "tokens"]
+    at_once: "RaggedAttention"
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # the groups change with every batch of captions
     def __call__(
         self,
         query: Float[Tensor, "heads tokens head_dim"],
@@ -145,6 +146,8 @@ class PackedAttention:
         value: Float[Tensor, "kv_heads tokens head_dim"],
         cache: LayerCache | None,
     ) -> Float[Tensor, "heads tokens head_dim"]:
+        if torch.compiler.is_compiling():
+            return self.at_once(query, key, value, cache)
         outputs = []
         for group in self.groups:
             own_query, own_key, own_value = (x[:, group.index].transpose(0, 1) for x in (query, key, value))
@@ -156,6 +159,31 @@ class PackedAttention:
             output = attend(own_query, own_key, own_value)
             outputs.append(rearrange(output, "segments heads n d -> heads (segments n) d"))
         return torch.cat(outputs, dim=1)[:, self.inverse]
+
+
+@dataclass(frozen=True, eq=False)
+class RaggedAttention:
+    """Attend all segments in one call under a mask, wherever they lie: what it does depends on sizes only.
+
+    Args:
+        index: tokens of every segment in the sequence, filled up with its first to the longest.
+        place: of every token of the sequence, its segment and its place there, as one number.
+        padded: the call.
+    """
+
+    index: Int[Tensor, "segments longest"]
+    place: Int[Tensor, "tokens"]
+    padded: "PaddedAttention"
+
+    def __call__(
+        self,
+        query: Float[Tensor, "heads tokens head_dim"],
+        key: Float[Tensor, "kv_heads tokens head_dim"],
+        value: Float[Tensor, "kv_heads tokens head_dim"],
+        cache: LayerCache | None,
+    ) -> Float[Tensor, "heads tokens head_dim"]:
+        query, key, value = (x[:, self.index].flatten(1, 2) for x in (query, key, value))
+        return self.padded(query, key, value, cache)[:, self.place]
 
 
 @dataclass(frozen=True, eq=False)
@@ -294,7 +322,22 @@ def _packed(
     inverse = torch.zeros(num_tokens, dtype=torch.long, device="cpu")
     order = torch.cat(places)
     inverse[order] = torch.arange(len(order), device="cpu")
-    return PackedAttention(tuple(groups), inverse.to(device))
+    at_once = _ragged(segments, starts, num_tokens, cached, device)
+    return PackedAttention(tuple(groups), inverse.to(device), at_once)
+
+
+def _ragged(
+    segments: Sequence[Segment], starts: list[int], num_tokens: int, cached: CachedPrompts | None, device: torch.device
+) -> RaggedAttention:
+    longest = max(segment.length for segment in segments)
+    index = torch.zeros(len(segments), longest, dtype=torch.long, device="cpu")
+    place = torch.zeros(num_tokens, dtype=torch.long, device="cpu")  # filling tokens take the first one's output
+    for i, (segment, start) in enumerate(zip(segments, starts, strict=True)):
+        index[i] = start
+        index[i, : segment.length] = torch.arange(start, start + segment.length, device="cpu")
+        place[start : start + segment.length] = torch.arange(segment.length, device="cpu") + i * longest
+    padded = _padded(segments, starts, longest * len(segments), cached, device)
+    return RaggedAttention(index.to(device), place.to(device), padded)
 
 
 def _padded(

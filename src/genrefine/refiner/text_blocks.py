@@ -17,7 +17,7 @@ from genrefine.refiner.packing import AttentionBackend, LayerCache
 
 
 class TextRefinerBlock(nn.Module):
-    """Attention and gated feed-forward layer, each behind a norm; also returns the keys and values it used."""
+    """Attention and gated feed-forward layer, each behind a norm."""
 
     def __init__(self, width: int, num_heads: int, num_kv_heads: int, mlp_width: int) -> None:
         super().__init__()
@@ -28,14 +28,17 @@ class TextRefinerBlock(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "tokens width"],
+        hidden_states: Float[Tensor, "tokens width"],  # diffusers' hooks ask for it by this name
         rotation: Rotation,
         attend: AttentionBackend,
         cache: LayerCache | None = None,
-    ) -> tuple[Float[Tensor, "tokens width"], KeysAndValues]:
-        mixed, keys_and_values = self.attention(self.attention_norm(x), rotation, attend, cache)
-        x = x + mixed
-        return x + self.mlp(self.mlp_norm(x)), keys_and_values
+        with_keys: bool = False,
+    ) -> Float[Tensor, "tokens width"] | tuple[Float[Tensor, "tokens width"], KeysAndValues]:
+        """Return the tokens, and if asked for, the keys and values that they looked at."""
+        mixed, keys_and_values = self.attention(self.attention_norm(hidden_states), rotation, attend, cache)
+        x = hidden_states + mixed
+        x = x + self.mlp(self.mlp_norm(x))
+        return (x, keys_and_values) if with_keys else x
 
 
 class TextRefinerHead(nn.Module):

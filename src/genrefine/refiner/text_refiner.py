@@ -15,7 +15,7 @@ Samples may have different sizes: see `packing`.
 """
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, cast
 
@@ -31,16 +31,19 @@ from genrefine.conditioning.text_condition import PrefixCache, Prompts, TextCond
 from genrefine.errors import GenrefineError, refuse_unknown_settings
 from genrefine.nn.attention import KeysAndValues
 from genrefine.nn.embeddings import ScalarEmbedding
-from genrefine.refiner.adapter import AdaptableRefiner
+from genrefine.refiner.adapter import BESIDE_SIZES, AdaptableRefiner
+from genrefine.refiner.caching import CacheableRefiner
 from genrefine.refiner.checks import check_codes, check_text_condition
 from genrefine.refiner.packing import CachedPrompts, LayerCache, PackedLayout, Segment, aligned, pack_sequence
 from genrefine.refiner.positions import SIGNAL_POSITION
 from genrefine.refiner.text_blocks import TextRefinerBlock, TextRefinerHead
 
 ATTENTION_LAYOUTS = ("joint", "prefix")
+Layers = tuple[Float[Tensor, "prompts heads tokens head_dim"], ...]
+Logits = Float[Tensor, "batch channels t h w classes"] | list[Float[Tensor, "_ _ _ _ classes"]]
 
 
-class TextRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[misc]
+class TextRefiner(AdaptableRefiner, CacheableRefiner, ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Predict every clean code of pictures or clips from noisy codes, the signal and a prompt.
 
     Args:
@@ -104,8 +107,8 @@ class TextRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[mi
         Raises:
             GenrefineError: if the configuration has a key that the refiner does not know.
         """
-        given = {**(config or {}), **kwargs}
-        refuse_unknown_settings(cls, [name for name in given if name != "quantization_config"])
+        given = {**(config if isinstance(config, Mapping) else {}), **kwargs}
+        refuse_unknown_settings(cls, [name for name in given if name not in BESIDE_SIZES])
         return super().from_config(config, return_unused_kwargs, **kwargs)
 
     def reset_parameters(self) -> None:
@@ -144,7 +147,8 @@ class TextRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[mi
         prompts = condition.prompts
         if self.sizes.attention == "joint" or self._remembers(prompts):
             return condition
-        cache = self._fill_cache(prompts, tuple(range(len(prompts.lengths))))
+        keys, values = self._keys_and_values(prompts, tuple(range(len(prompts.lengths))))
+        cache = PrefixCache(keys, values, weakref.ref(self), self._cache_key())
         prompts = Prompts(prompts.embeddings, prompts.lengths, cache)
         return TextCondition(prompts, condition.rows, condition.null_rows, condition.first_frames)
 
@@ -154,7 +158,8 @@ class TextRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[mi
         signal: Float[Tensor, "signals"],
         condition: TextCondition,
         batching: str = "packed",
-    ) -> Float[Tensor, "batch channels t h w classes"] | list[Float[Tensor, "_ _ _ _ classes"]]:
+        return_dict: bool = True,
+    ) -> Logits | tuple[Logits]:
         """Return float32 logits of every clean code, classes last.
 
         Args:
@@ -163,6 +168,7 @@ class TextRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[mi
             signal: share of clean codes of each sample, 0 noise .. 1 clean.
             condition: one prompt per sample; a first frame makes the codes those of frames 1 and on.
             batching: "packed" or "padded", see `packing`; both give the same numbers up to rounding.
+            return_dict: False gives a tuple of one, as diffusers asks for.
 
         Raises:
             GenrefineError: if shapes, prompts or code values do not fit the configuration.
@@ -170,15 +176,16 @@ class TextRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[mi
         samples = list(codes)
         check_codes(samples, condition.first_frames, self.sizes)
         check_text_condition(condition, self.sizes, SIGNAL_POSITION, num_samples=len(samples), num_signals=len(signal))
-        cache, cached = (None, None) if self.sizes.attention == "joint" else self._cache_of(condition)
+        keys, values, cached = ((), (), None) if self.sizes.attention == "joint" else self._cache_of(condition)
         layout = self._layout(self._segments(samples, condition), samples[0].device, batching, cached)
         x = layout.join(self._tokens(samples, signal, condition))  # tokens width
         # In the parameter dtype: under autocast the sum of all blocks stays float32 while the products are bfloat16.
         x = x.to(self.compute_dtype)
         for layer, block in enumerate(self.blocks):
-            x, _ = self._run(block, x, layout, None if cache is None else (cache.keys[layer], cache.values[layer]))
+            x = self._run(block, x, layout, None if cached is None else (keys[layer], values[layer]))
         logits = layout.visual(self.head(x), self.sizes.code_classes)  # of each sample: channels t h w classes
-        return torch.stack(logits) if isinstance(codes, Tensor) else logits
+        made = torch.stack(logits) if isinstance(codes, Tensor) else logits
+        return made if return_dict else (made,)
 
     def _segments(self, samples: Sequence[Tensor], condition: TextCondition) -> tuple[Segment, ...]:
         """Return what every sample lays into the sequence; text is part of it in the joint layout only."""
@@ -225,7 +232,7 @@ class TextRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[mi
         embedded = dict(zip(unique, pieces, strict=True))
         return [embedded[row] for row in rows]
 
-    def _cache_of(self, condition: TextCondition) -> tuple[PrefixCache, CachedPrompts]:
+    def _cache_of(self, condition: TextCondition) -> tuple[Layers, Layers, CachedPrompts]:
         """Return keys and values of the condition's prompts, from `prepare` or computed now for those in use."""
         prompts, rows = condition.prompts, condition.rows
         if prompts.cache is not None:
@@ -234,13 +241,16 @@ class TextRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[mi
                     "this condition was prepared by another refiner or before its weights changed; "
                     "prepare the condition that was built from the prompts"
                 )
-            return prompts.cache, CachedPrompts(rows, condition.lengths)
+            return prompts.cache.keys, prompts.cache.values, CachedPrompts(rows, condition.lengths)
         used = tuple(dict.fromkeys(rows))
         places = {row: place for place, row in enumerate(used)}
-        return self._fill_cache(prompts, used), CachedPrompts(tuple(places[row] for row in rows), condition.lengths)
+        own = CachedPrompts(tuple(places[row] for row in rows), condition.lengths)
+        return *self._keys_and_values(prompts, used), own
 
     def _remembers(self, prompts: Prompts) -> bool:
         cache = prompts.cache
+        if torch.compiler.is_compiling():  # a graph cannot ask for versions, as it cannot read codes to check them
+            return cache is not None
         return cache is not None and cache.owner() is self and cache.cache_key == self._cache_key()
 
     def _cache_key(self) -> tuple[Any, ...]:
@@ -248,21 +258,21 @@ class TextRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[mi
         weight = self.text_embedding.weight
         return weight.dtype, 0 if weight.is_inference() else weight._version, *self._adapter_stamp()
 
-    def _fill_cache(self, prompts: Prompts, rows: tuple[int, ...]) -> PrefixCache:
-        """Run the prompts of these rows through the network by themselves and keep their keys and values."""
+    def _keys_and_values(self, prompts: Prompts, rows: tuple[int, ...]) -> tuple[Layers, Layers]:
+        """Run the prompts of these rows through the network by themselves and return keys and values of every layer."""
         text = self._embed_prompts(prompts, rows)
         segments = tuple(Segment((0, 0, 0), prompts.lengths[row], has_signal=False) for row in rows)
         layout = self._layout(segments, prompts.embeddings.device, "packed", None, equal_stride=True)
         x = layout.join([[tokens] for tokens in text]).to(self.compute_dtype)
         layers: list[KeysAndValues] = []
         for block in self.blocks:
-            x, keys_and_values = self._run(block, x, layout, None)
+            x, keys_and_values = self._run(block, x, layout, None, with_keys=True)
             layers.append(keys_and_values)
         keys, values = (
             tuple(rearrange(kept, "heads (prompts n) d -> prompts heads n d", prompts=len(rows)) for kept in kind)
             for kind in zip(*layers, strict=True)
         )
-        return PrefixCache(keys, values, weakref.ref(self), self._cache_key())
+        return keys, values
 
     def _layout(
         self,
@@ -273,6 +283,8 @@ class TextRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[mi
         equal_stride: bool = False,
     ) -> PackedLayout:
         """Return the layout of a sequence, kept for the next steps of the same call."""
+        if torch.compiler.is_compiling():  # part of the graph
+            return pack_sequence(segments, self.head_dim, device, batching, cached, equal_stride)
         key = (segments, device, batching, cached, equal_stride)
         if key not in self._layouts:
             while len(self._layouts) >= MOST_LAYOUTS:
@@ -282,12 +294,12 @@ class TextRefiner(AdaptableRefiner, ModelMixin, ConfigMixin):  # type: ignore[mi
         return self._layouts[key]
 
     def _run(
-        self, block: nn.Module, x: Tensor, layout: PackedLayout, cache: LayerCache | None
-    ) -> tuple[Tensor, KeysAndValues]:
+        self, block: nn.Module, x: Tensor, layout: PackedLayout, cache: LayerCache | None, with_keys: bool = False
+    ) -> Any:
         run: Any = block
         if torch.is_grad_enabled() and self.gradient_checkpointing:
             run = partial(cast(Any, self)._gradient_checkpointing_func, block)
-        return run(x, layout.rotation, layout.attention, cache)  # type: ignore[no-any-return]
+        return run(x, layout.rotation, layout.attention, cache, with_keys)
 
 
 # Conditional and guided steps of a batch alternate between two layouts; a few more while finished samples leave.

@@ -7,11 +7,12 @@ arguments of pipelines, the flags of the command line, the record beside every p
 
 import inspect
 import operator
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar, get_args, get_origin
 
-from genrefine.errors import GenrefineError, refuse_unknown_settings
+from genrefine.errors import GenrefineError, GenrefineNotice, refuse_unknown_settings
 
 SCHEDULES = ("linear", "cosine")
 SWITCHING_KERNEL = "refresh-then-exact"
@@ -34,7 +35,7 @@ class SamplingOptions:
 
     num_inference_steps: int = _option(50, "T, refinements of every picture", "N")
     adaptive: bool = _option(False, "let the entropy of each picture decide its refinements")
-    guidance_scale: float = _option(1.0, "weight of the class or prompt; 1 is off", "G")
+    guidance_scale: float = _option(1.0, "weight of the class or prompt; 1 and below is off", "G")
     guidance_interval: tuple[float, float] = _option(
         (0.0, 1.0), "signals between which guidance is on, both exclusive, 0 including the first call", ("LOW", "HIGH")
     )
@@ -67,6 +68,14 @@ class SamplingOptions:
         """
         refuse_unknown_settings(type(self), given)
         chosen = typed_fields(type(self), {name: value for name, value in given.items() if value is not None})
+        if chosen.get("guidance_scale", 1.0) < 1:  # the law itself would lead away from what is asked for
+            warnings.warn(
+                f"guidance_scale {chosen['guidance_scale']:g} is below 1 and means no guidance, as in diffusers; "
+                "for a sample of nothing in particular leave the class or prompt out",
+                GenrefineNotice,
+                stacklevel=5,
+            )
+            chosen["guidance_scale"] = 1.0
         if "num_inference_steps" in chosen:
             if chosen.get("adaptive"):
                 raise GenrefineError(

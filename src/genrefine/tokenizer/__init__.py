@@ -1,6 +1,5 @@
 """Pixels <-> codes: the causal autoencoder around hierarchical binary quantization."""
 
-from genrefine.tokenizer.tiling import decode_tiled
 from genrefine.tokenizer.tokenizer import PUBLISHED, VisualTokenizer
 
-__all__ = ["PUBLISHED", "VisualTokenizer", "decode_tiled"]
+__all__ = ["PUBLISHED", "VisualTokenizer"]

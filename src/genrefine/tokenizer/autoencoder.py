@@ -46,13 +46,13 @@ class Encoder(nn.Module):
         self.middle = Middle(widths[-1], time)
         self.norm_out = ChannelNorm(widths[-1])
         self.conv_out = CausalConv3d(widths[-1], out_channels, (time, 3, 3))
-        self.checkpointing = False
+        self.gradient_checkpointing = False
 
     def forward(self, x: Clip, cache: Cache | None = None) -> Clip:
         """Return features at the stride of the tokenizer."""
         x = self.conv_in(x, cache)
         for stage in [*self.stages, self.middle]:
-            x = _run(stage, x, cache, self.checkpointing and self.training)
+            x = _run(stage, x, cache, self.gradient_checkpointing and self.training)
         return self.conv_out(F.silu(self.norm_out(x)), cache)
 
 
@@ -81,13 +81,13 @@ class Decoder(nn.Module):
         )
         self.norm_out = ChannelNorm(widths[-1])
         self.conv_out = CausalConv3d(widths[-1], out_channels, (time, 3, 3))
-        self.checkpointing = False
+        self.gradient_checkpointing = False
 
     def forward(self, x: Clip, cache: Cache | None = None) -> Clip:
         """Return unshuffled pixels."""
         x = self.conv_in(x, cache)
         for stage in [self.middle, *self.stages]:
-            x = _run(stage, x, cache, self.checkpointing and self.training)
+            x = _run(stage, x, cache, self.gradient_checkpointing and self.training)
         return self.conv_out(F.silu(self.norm_out(x)), cache)
 
 

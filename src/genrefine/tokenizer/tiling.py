@@ -10,35 +10,44 @@ on the weights. What is promised, and tested:
   an overlap of 4 within 37 dB. Measure your own weights before going lower.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from genrefine.errors import GenrefineError
-from genrefine.tokenizer.tokenizer import VisualTokenizer
 
 
-def decode_tiled(
-    tokenizer: VisualTokenizer, codes: Int[Tensor, "batch channels t h w"], tile: int = 32, overlap: int = 8
+def require_tiling(tile: int, overlap: int) -> None:
+    """Refuse an overlap that does not fit a tile."""
+    if not 0 <= overlap < tile:
+        raise GenrefineError(f"overlap must be 0 to {tile - 1} for tiles of {tile}; got {overlap}")
+
+
+def tiled(
+    decode: Callable[[Tensor], Tensor], codes: Int[Tensor, "batch channels t h w"], tile: int = 32, overlap: int = 8
 ) -> Float[Tensor, "batch 3 frames height width"]:
     """Decode codes in square tiles.
 
     Args:
+        decode: decodes a whole picture.
+        codes: of the picture.
         tile: side of a tile in latent positions.
         overlap: latent positions that neighbors share, 0 to tile - 1.
 
     Raises:
         GenrefineError: the overlap does not fit the tile.
     """
-    if not 0 <= overlap < tile:
-        raise GenrefineError(f"overlap must be 0 to {tile - 1} for tiles of {tile}; got {overlap}")
-    stride = tokenizer.spatial_stride
+    require_tiling(tile, overlap)
     rows, columns = (_starts(size, tile, overlap) for size in codes.shape[3:])
     total: Tensor | None = None
     weight: Tensor | None = None
     for top in rows:
         for left in columns:
-            pixels = tokenizer.decode(codes[..., top : top + tile, left : left + tile])
+            part = codes[..., top : top + tile, left : left + tile]
+            pixels = decode(part)
+            stride = pixels.shape[-1] // part.shape[-1]
             if total is None or weight is None:
                 size = (*pixels.shape[:3], codes.shape[3] * stride, codes.shape[4] * stride)
                 total, weight = pixels.new_zeros(size), pixels.new_zeros(size[3:])

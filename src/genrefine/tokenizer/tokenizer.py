@@ -23,6 +23,7 @@ from genrefine.errors import GenrefineError
 from genrefine.hbq import HBQ, Layout
 from genrefine.nn.causal_conv import Cache, CausalConv3d, starts
 from genrefine.tokenizer.autoencoder import Decoder, Encoder
+from genrefine.tokenizer.tiling import require_tiling, tiled
 
 PATCH = 2
 
@@ -81,6 +82,7 @@ class VisualTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         if min(sizes) < 1:
             raise GenrefineError("widths, blocks, multipliers, temporal_kernel and latent_dim must be at least 1")
         self.hbq = HBQ(rounds, layout)
+        self.tiling: tuple[int, int] | None = None
         self.spatial_stride = PATCH * 2 ** len(temporal)
         self.temporal_stride = 2 ** sum(temporal)
         pixel_channels, moments = 3 * PATCH**2, encoder_outputs * latent_dim
@@ -169,17 +171,39 @@ class VisualTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 f"codes must have {self.code_channels} channels ({self.hbq.layout} layout); got {codes.shape[1]}"
             )
         with torch.no_grad():
-            return self.decode_latents(self.hbq.decode(codes).to(self.dtype))
+            return tiled(self._decode, codes, *self.tiling) if self.tiling else self._decode(codes)
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        return self.decode_latents(self.hbq.decode(codes).to(self.dtype))
+
+    def enable_tiling(self, tile: int = 32, overlap: int = 8) -> None:
+        """Decode large pictures tile by tile, in memory that depends on the tile; see `tiling`. Encoding stays whole.
+
+        Args:
+            tile: side of a tile in latent positions.
+            overlap: latent positions that neighbors share, 0 to tile - 1.
+
+        Raises:
+            GenrefineError: the overlap does not fit the tile.
+        """
+        require_tiling(tile, overlap)
+        self.tiling = (tile, overlap)
+
+    def disable_tiling(self) -> None:
+        """Decode every picture as a whole."""
+        self.tiling = None
 
     def forward(
-        self, pixels: Float[Tensor, "batch 3 frames height width"], hbq: HBQ | None = None
-    ) -> Float[Tensor, "batch 3 frames height width"]:
+        self, pixels: Float[Tensor, "batch 3 frames height width"], hbq: HBQ | None = None, return_dict: bool = True
+    ) -> Float[Tensor, "batch 3 frames height width"] | tuple[Float[Tensor, "batch 3 frames height width"]]:
         """Reconstruct pixels through straight-through codes: the training path.
 
         Args:
             hbq: quantize with other rounds than the tokenizer's own.
+            return_dict: False gives a tuple of one, as diffusers asks for.
         """
-        return self.decode_latents((hbq or self.hbq).straight_through(self.latents(pixels)))
+        made = self.decode_latents((hbq or self.hbq).straight_through(self.latents(pixels)))
+        return made if return_dict else (made,)
 
     def encode_chunks(self, chunks: Iterable[Float[Tensor, "batch 3 _ _ _"]]) -> Iterator[Int[Tensor, "batch _ _ _ _"]]:
         """Encode a long clip chunk by chunk: ``1 + s k`` frames first, multiples of the temporal stride ``s`` after."""
@@ -219,10 +243,6 @@ class VisualTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 digest.update(name.encode())
                 digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
         return digest.hexdigest()
-
-    def _set_gradient_checkpointing(self, enable: bool = True, gradient_checkpointing_func: Any = None) -> None:
-        """Recompute each stage in the backward pass (called by diffusers' ``enable_gradient_checkpointing``)."""
-        self.encoder.checkpointing = self.decoder.checkpointing = enable
 
 
 def _either(below: int, above: int, wanted: int) -> str:

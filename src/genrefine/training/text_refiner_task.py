@@ -193,7 +193,8 @@ class TextRefinerTask:
     def compile(self, network: nn.Module) -> Callable[..., Any]:
         """Compile the blocks, one graph for all of them and for any number of tokens.
 
-        In the packed layout attention stays outside: its groups differ from batch to batch with the captions' lengths.
+        In the packed layout attention is one call under a mask there: its groups differ from batch to batch with the
+        captions' lengths, and would be a graph each.
         """
         refiner = self.networks["refiner"]
         assert isinstance(refiner, TextRefiner)
