@@ -1,5 +1,6 @@
 """A code store gives back exactly what the tokenizer made, fast, and never from damaged files."""
 
+import hashlib
 import io
 import json
 import os
@@ -206,6 +207,17 @@ def test_a_store_of_another_version_is_refused(store: CodeStore):
     path = store.path / "index.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "version": 99}))
     with pytest.raises(GenrefineError, match="must have version 1; got 99"):
+        CodeStore.open(store.path)
+
+
+@pytest.mark.parametrize("changes", [{"shard_items": 10**30}, {"views": 3}, {"rounds": 0}])
+def test_numbers_of_no_sense_are_refused_although_their_digest_fits(store: CodeStore, changes: dict[str, int]):
+    path = store.path / "index.json"
+    content = json.loads(path.read_text())
+    content["index"] |= changes
+    content["sha256"] = hashlib.sha256(json.dumps(content["index"], sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(content))
+    with pytest.raises(GenrefineError, match=r"makes no sense \(its numbers are no counts"):
         CodeStore.open(store.path)
 
 

@@ -114,6 +114,8 @@ def empty_checksum(folder: Path) -> None:
         (lambda m: edit(m / "refiner/config.json", depth=3), "lack 'blocks.2"),
         (lambda m: edit(m / "refiner/config.json", num_classes=7), "class_embedding.weight' .* must have shape"),
         (lambda m: edit(m / "refiner/config.json", width=17), "width must be a multiple"),
+        (lambda m: edit(m / "refiner/config.json", num_heads=False), "width must be a multiple"),
+        (lambda m: edit(m / "visual_tokenizer/config.json", channel_multipliers=[0, 0]), "must be at least 1"),
         (lambda m: edit(m / "refiner/config.json", width=None), "lacks the key 'width'"),
         (lambda m: edit(m / "visual_tokenizer/config.json", strides=3), "unknown key 'strides'"),
         (lambda m: edit(m / "sampler/scheduler_config.json", temprature=3), "did you mean 'temperature'"),

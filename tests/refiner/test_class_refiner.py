@@ -170,7 +170,8 @@ def test_saved_and_loaded_networks_give_the_same_bits(tmp_path):
 
 
 REFUSED_SIZES = {
-    "width must be a multiple of 4 \\* num_heads = 16; got 36": {"width": 36},
+    "width must be a multiple of 4 \\* num_heads; got 36 and 4": {"width": 36},
+    "width must be a multiple of 4 \\* num_heads; got 32 and 0": {"width": 32, "num_heads": 0},
     "in_context_start must be a block, 0 .. 2; got 3": {"in_context_start": 3},
 }
 

@@ -291,6 +291,7 @@ def test_joined_conditions_keep_what_one_network_prepared():
     [
         ({"width": 66}, "width / num_heads"),
         ({"width": 16}, "at least 6"),
+        ({"num_heads": 0}, "at least 6; got 64 / 0"),
         ({"num_kv_heads": 3}, "must divide num_heads = 4; got 3"),
         ({"attention": "causal"}, "'joint' or 'prefix'; got 'causal'"),
     ],

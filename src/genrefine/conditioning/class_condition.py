@@ -87,9 +87,9 @@ class ClassCondition:
         """Return the samples with the label under the mask replaced by the null label (label dropout)."""
         return self._with(self.labels.masked_fill(mask.to(self.labels.device), self.num_classes))
 
-    def to(self, device: torch.device | str) -> "ClassCondition":
+    def to(self, device: torch.device | str | None, non_blocking: bool = False) -> "ClassCondition":
         """Return the same samples on another device."""
-        return self._with(self.labels.to(device))
+        return self._with(self.labels.to(device, non_blocking=non_blocking))
 
     def _with(self, labels: Tensor) -> "ClassCondition":
         return ClassCondition(labels, self.num_classes)

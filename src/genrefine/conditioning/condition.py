@@ -36,6 +36,6 @@ class Condition(Protocol):
         """Return the samples with those under the mask replaced by null."""
         ...
 
-    def to(self, device: torch.device | str) -> "Condition":
-        """Return the same samples on another device."""
+    def to(self, device: torch.device | str | None, non_blocking: bool = False) -> "Condition":
+        """Return the same samples on another device, None for where they are; perhaps before the copies are whole."""
         ...

@@ -49,9 +49,12 @@ class PrefixCache:
         keys, values = _joined_layers(self.keys, other.keys), _joined_layers(self.values, other.values)
         return PrefixCache(keys, values, self.owner, self.cache_key)
 
-    def to(self, device: torch.device | str) -> "PrefixCache":
+    def to(self, device: torch.device | str | None, non_blocking: bool = False) -> "PrefixCache":
         """Return the same on another device."""
-        keys, values = (tuple(layer.to(device) for layer in layers) for layers in (self.keys, self.values))
+        keys, values = (
+            tuple(layer.to(device, non_blocking=non_blocking) for layer in layers)
+            for layers in (self.keys, self.values)
+        )
         return PrefixCache(keys, values, self.owner, self.cache_key)
 
 
@@ -81,10 +84,10 @@ class Prompts:
         tables = _joined_tokens(self.embeddings, other.embeddings, token_axis=1)
         return Prompts(tables, self.lengths + other.lengths, cache)
 
-    def to(self, device: torch.device | str) -> "Prompts":
+    def to(self, device: torch.device | str | None, non_blocking: bool = False) -> "Prompts":
         """Return the same prompts on another device."""
-        cache = None if self.cache is None else self.cache.to(device)
-        return Prompts(self.embeddings.to(device), self.lengths, cache)
+        cache = None if self.cache is None else self.cache.to(device, non_blocking)
+        return Prompts(self.embeddings.to(device, non_blocking=non_blocking), self.lengths, cache)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,10 +199,10 @@ class TextCondition:
         pairs = zip(mask.tolist(), self.rows, self.null_rows, strict=True)
         return replace(self, rows=tuple(null if drop else row for drop, row, null in pairs))
 
-    def to(self, device: torch.device | str) -> "TextCondition":
+    def to(self, device: torch.device | str | None, non_blocking: bool = False) -> "TextCondition":
         """Return the same samples on another device."""
-        frames = tuple(None if frame is None else frame.to(device) for frame in self.first_frames)
-        return replace(self, prompts=self.prompts.to(device), first_frames=frames)
+        frames = (None if frame is None else frame.to(device, non_blocking=non_blocking) for frame in self.first_frames)
+        return replace(self, prompts=self.prompts.to(device, non_blocking), first_frames=tuple(frames))
 
 
 def _flatten(condition: TextCondition) -> tuple[list[Any], tuple[Any, ...]]:
@@ -216,12 +219,21 @@ def _flatten_with_keys(condition: TextCondition) -> tuple[list[tuple[Any, Any]],
     return [(pytree.GetAttrKey(name), tensor) for name, tensor in zip(names, tensors, strict=False)], told
 
 
+def _to_json(told: tuple[Any, ...]) -> tuple[Any, ...]:
+    if told[3] is not None:
+        raise GenrefineError("a prepared condition belongs to one network and is not saved; save it unprepared")
+    return told[:3]
+
+
+def _from_json(lists: Sequence[Sequence[int]]) -> tuple[Any, ...]:
+    return (*(tuple(numbers) for numbers in lists), None)
+
+
 def _unflatten(tensors: Iterable[Any], told: tuple[Any, ...]) -> TextCondition:
     embeddings, first_frames, *layers = tensors
     lengths, rows, null_rows, kept = told
     cache = PrefixCache(*layers, *kept) if kept is not None else None
-    # JSON, as an exported program is saved, has lists for tuples.
-    return TextCondition(Prompts(embeddings, tuple(lengths), cache), tuple(rows), tuple(null_rows), tuple(first_frames))
+    return TextCondition(Prompts(embeddings, lengths, cache), rows, null_rows, tuple(first_frames))
 
 
 # So that compiled and exported networks take conditions as arguments.
@@ -231,6 +243,8 @@ pytree.register_pytree_node(
     _unflatten,
     serialized_type_name="genrefine.conditioning.TextCondition",
     flatten_with_keys_fn=_flatten_with_keys,
+    to_dumpable_context=_to_json,
+    from_dumpable_context=_from_json,
 )
 
 

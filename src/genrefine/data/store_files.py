@@ -28,6 +28,7 @@ from genrefine.hbq import HBQ, Layout
 FORMAT = "genrefine code store"
 VERSION = 1
 DATA = "data.json"
+LARGEST_COUNT = 2**48
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ def _checked(index: StoreIndex) -> StoreIndex:
         TypeError, ValueError: they do not.
     """
     counts = (index.rounds, *index.code_shape, index.bytes_per_item, index.views, index.shard_items, index.num_pictures)
-    if len(index.code_shape) != 4 or not all(type(count) is int and count > 0 for count in counts) or index.views > 2:
+    are_counts = all(type(count) is int and 0 < count < LARGEST_COUNT for count in counts)
+    if len(index.code_shape) != 4 or not are_counts or index.views > 2:
         raise ValueError("its numbers are no counts")
     hbq = HBQ(index.rounds, index.layout)
     if index.bytes_per_item != -(-math.prod(index.code_shape) * hbq.bits_per_code // 8):

@@ -242,7 +242,7 @@ def _expected_shapes(path: Path, component_class: type[Any], arguments: dict[str
             network = component_class(**arguments)
     except GenrefineError as error:
         raise GenrefineError(f"'{path}': {error}") from error
-    except (TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
         reason = " ".join(str(error).split())
         raise GenrefineError(f"'{path}' does not describe a {component_class.__name__}: {reason[:200]}") from error
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}

@@ -105,8 +105,6 @@ class AdapterMixin(LoraBaseMixin):  # type: ignore[misc]
             safe_fusing: refuse weights that become infinite or NaN.
             adapter_names: those to add; default is all that are on.
         """
-        if isinstance(components, int | float):  # the first argument was the scale in version 0.2 and before
-            components, lora_scale = ("refiner",), float(components)
         super().fuse_lora(list(components), lora_scale, safe_fusing, adapter_names)
 
     def unfuse_lora(  # type: ignore[override]

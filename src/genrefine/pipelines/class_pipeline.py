@@ -12,7 +12,7 @@ import operator
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsIndex
 
 from jaxtyping import Int
 from torch import Tensor, nn
@@ -108,8 +108,8 @@ class ClassPipeline(RefinementPipeline):
         self,
         class_labels: ClassLabels = None,
         *,
-        num_images_per_prompt: int = 1,
-        seed: int | Sequence[int] | None = None,
+        num_images_per_prompt: SupportsIndex = 1,
+        seed: SupportsIndex | Sequence[SupportsIndex] | None = None,
         generator: Generators | None = None,
         noise: Int[Tensor, "batch channels t h w"] | None = None,
         image: Any = None,
@@ -142,15 +142,15 @@ class ClassPipeline(RefinementPipeline):
             GenrefineError: an unknown class, argument or option, or a value out of range.
         """
         refuse_unknown(sampling, arguments_of(type(self).__call__), "the pipeline")
-        num_images_per_prompt = resolve_count(num_images_per_prompt)
+        count = resolve_count(num_images_per_prompt)
         labels = resolve_classes(class_labels, self.class_names)
-        classes = [number for number in labels for _ in range(num_images_per_prompt)]
+        classes = [number for number in labels for _ in range(count)]
         has_class = any(number < len(self.class_names) for number in classes)
         options, settings = resolve_options(self.sampler, sampling, "class", has_class)
         names = [*self.class_names, None]
         changes = EditOptions(mask_image, strength, outpaint, blend)
         known = self._edits(image, changes, len(labels), self.picture_size, 1)
-        edits = [edit for edit in known for _ in range(num_images_per_prompt)]
+        edits = [edit for edit in known for _ in range(count)]
         return ClassRequest(
             classes=classes,
             labels=[names[number] for number in classes],

@@ -1,7 +1,7 @@
 """How a pipeline turns prompts into embeddings, and does without a text encoder where it is given embeddings."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from jaxtyping import Float
@@ -51,7 +51,7 @@ class PromptMixin:
         prompt: Prompt = None,
         negative_prompt: Prompt = "",
         *,
-        num_images_per_prompt: int = 1,
+        num_images_per_prompt: SupportsIndex = 1,
         prompt_embeds: Embeddings = None,
         negative_prompt_embeds: Embeddings = None,
     ) -> tuple[list[Float[Tensor, "_ channels"]], list[Float[Tensor, "_ channels"]]]:

@@ -13,7 +13,7 @@ import copy
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, SupportsIndex
 
 import torch
 from diffusers.utils.accelerate_utils import apply_forward_hook
@@ -148,12 +148,12 @@ class TextPipeline(PromptMixin, RefinementPipeline):
         prompt: Prompt = None,
         *,
         negative_prompt: Prompt = "",
-        num_images_per_prompt: int = 1,
-        height: int | None = None,
-        width: int | None = None,
-        num_frames: int = 1,
+        num_images_per_prompt: SupportsIndex = 1,
+        height: SupportsIndex | None = None,
+        width: SupportsIndex | None = None,
+        num_frames: SupportsIndex = 1,
         first_frame: FirstFrames = None,
-        seed: int | Sequence[int] | None = None,
+        seed: SupportsIndex | Sequence[SupportsIndex] | None = None,
         generator: Generators | None = None,
         noise: Int[Tensor, "batch channels t h w"] | None = None,
         prompt_embeds: Embeddings = None,
@@ -199,7 +199,7 @@ class TextPipeline(PromptMixin, RefinementPipeline):
         """
         refuse_unknown(sampling, arguments_of(type(self).__call__), "the pipeline")
         self._require_parts()
-        num_images_per_prompt = resolve_count(num_images_per_prompt)
+        count = resolve_count(num_images_per_prompt)
         own = self.picture_size
         height = own[0] if height is None else whole_number("height", height)
         width = own[1] if width is None else whole_number("width", width)
@@ -225,7 +225,7 @@ class TextPipeline(PromptMixin, RefinementPipeline):
                 "pass negative_prompt_embeds, or guidance_scale=1"
             )
         options, settings = resolve_options(self.sampler, sampling, "prompt", prompted.has_prompt)
-        each = [index for index in range(len(prompted.own)) for _ in range(num_images_per_prompt)]
+        each = [index for index in range(len(prompted.own)) for _ in range(count)]
         seeds = resolve_seeds(len(each), seed, generator)
         given = self._encode_first_frames(resolve_first_frames(first_frame, len(prompted.own), height, width))
         changes = EditOptions(mask_image, strength, outpaint, blend)

@@ -167,8 +167,8 @@ def write_adapter(
     Raises:
         GenrefineError: the folder cannot be written.
     """
-    require_writable_folder(folder)
     config = plain_config(config)
+    require_writable_folder(folder)
     stored = {_PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     header = {"format": "pt", HEADER: json.dumps(asdict(facts))}
     write_atomically(Path(folder) / WEIGHTS, save(stored, header))

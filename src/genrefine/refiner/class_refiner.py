@@ -138,9 +138,9 @@ class ClassRefiner(AdaptableRefiner, CacheableRefiner, ModelMixin, ConfigMixin):
         mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__()
-        if width % (4 * num_heads):
+        if num_heads < 1 or width % (4 * num_heads):
             raise GenrefineError(
-                f"width must be a multiple of 4 * num_heads = {4 * num_heads}; got {width}; change width or num_heads"
+                f"width must be a multiple of 4 * num_heads; got {width} and {num_heads}; change one of them"
             )
         if in_context_tokens and not 0 <= in_context_start < depth:
             raise GenrefineError(

@@ -81,8 +81,8 @@ class TextRefiner(AdaptableRefiner, CacheableRefiner, ModelMixin, ConfigMixin): 
     ) -> None:
         super().__init__()
         num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-        head_dim = width // num_heads
-        if width % num_heads or head_dim % 2 or head_dim < 6:
+        head_dim = width // max(num_heads, 1)
+        if num_heads < 1 or width % num_heads or head_dim % 2 or head_dim < 6:
             raise GenrefineError(
                 f"width / num_heads must be an even number of at least 6; got {width} / {num_heads}; change one of them"
             )
@@ -147,24 +147,25 @@ class TextRefiner(AdaptableRefiner, CacheableRefiner, ModelMixin, ConfigMixin): 
         prompts = condition.prompts
         if self.sizes.attention == "joint" or self._remembers(prompts):
             return condition
-        keys, values = self._keys_and_values(prompts, tuple(range(len(prompts.lengths))))
+        keys, values = self(None, None, condition)
         cache = PrefixCache(keys, values, weakref.ref(self), self._cache_key())
         prompts = Prompts(prompts.embeddings, prompts.lengths, cache)
         return TextCondition(prompts, condition.rows, condition.null_rows, condition.first_frames)
 
     def forward(
         self,
-        codes: Int[Tensor, "batch channels t h w"] | Sequence[Int[Tensor, "_ _ _ _"]],
-        signal: Float[Tensor, "signals"],
+        codes: Int[Tensor, "batch channels t h w"] | Sequence[Int[Tensor, "_ _ _ _"]] | None,
+        signal: Float[Tensor, "signals"] | None,
         condition: TextCondition,
         batching: str = "packed",
         return_dict: bool = True,
-    ) -> Logits | tuple[Logits]:
+    ) -> Logits | tuple[Logits] | tuple[Layers, Layers]:
         """Return float32 logits of every clean code, classes last.
 
         Args:
             codes: noisy codes of the frames to predict, integers in [0, code_classes): a tensor, or a list of samples
-                of different sizes, which gives a list of logits.
+                of different sizes, which gives a list of logits. None gives keys and values of the prompts, see
+                `prepare`.
             signal: share of clean codes of each sample, 0 noise .. 1 clean.
             condition: one prompt per sample; a first frame makes the codes those of frames 1 and on.
             batching: "packed" or "padded", see `packing`; both give the same numbers up to rounding.
@@ -173,6 +174,8 @@ class TextRefiner(AdaptableRefiner, CacheableRefiner, ModelMixin, ConfigMixin): 
         Raises:
             GenrefineError: if shapes, prompts or code values do not fit the configuration.
         """
+        if codes is None or signal is None:  # for `prepare`: here, so that what hooks bring for a call is there
+            return self._keys_and_values(condition.prompts, tuple(range(len(condition.prompts.lengths))))
         samples = list(codes)
         check_codes(samples, condition.first_frames, self.sizes)
         check_text_condition(condition, self.sizes, SIGNAL_POSITION, num_samples=len(samples), num_signals=len(signal))
