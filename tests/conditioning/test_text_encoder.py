@@ -1,5 +1,6 @@
 """Text encoders: real transformers encoders with random weights, and tokenizers built here."""
 
+import json
 import warnings
 
 import pytest
@@ -10,6 +11,7 @@ from transformers import UMT5ForConditionalGeneration as UMT5Whole
 
 from genrefine.conditioning.text_encoder import TextEncoder, readable_prompt
 from genrefine.errors import GenrefineError
+from tiny_models import tiny_text_encoder
 
 WORDS = ["a", "red", "blue", "heart", "dog", "rocket", "flag", "of", "japan", "thumbs", "up", "pizza"]
 
@@ -216,6 +218,16 @@ def test_a_missing_encoder_is_one_line(tmp_path):
     with pytest.raises(GenrefineError, match="no text encoder at") as error:
         TextEncoder.from_pretrained(str(tmp_path / "nowhere"), local_files_only=True)
     assert "\n" not in str(error.value)
+
+
+def test_an_encoder_of_endless_layers_is_refused_before_it_is_built(tmp_path):
+    encoder, tokenizer = tiny_text_encoder()
+    for part in (encoder, tokenizer):
+        part.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "num_hidden_layers": 10**30}))
+    with pytest.raises(GenrefineError, match=r"num_hidden_layers must be at most 1024, got 1e\+30"):
+        TextEncoder.from_pretrained(str(tmp_path))
 
 
 def test_what_is_no_prompt_is_refused(umt5):

@@ -134,6 +134,8 @@ def alter_the_vocabulary(folder: Path) -> None:
         (lambda m: edit(m / "text_encoder/config.json", hidden_size=28), "must have shape"),
         (lambda m: edit(m / "text_encoder/config.json", num_attention_heads=5), "does not describe a BertModel"),
         (lambda m: edit(m / "text_encoder/config.json", num_hidden_layers=3), "lack 'encoder.layer.2"),
+        (lambda m: edit(m / "text_encoder/config.json", num_hidden_layers=10**30), "at most 39 as 'num_hidden_layers'"),
+        (lambda m: edit(m / "text_encoder/config.json", vocab_size=10**30), "at most 1,048,576 as 'vocab_size'"),
         (lambda m: (m / "tokenizer/tokenizer.json").unlink(), "lacks the vocabulary '.*tokenizer.json'"),
         (lambda m: (m / "tokenizer/tokenizer_config.json").unlink(), "lacks '.*tokenizer_config.json'"),
         (lambda m: (m / "tokenizer/tokenizer.json").write_text("{"), "not readable JSON"),

@@ -24,6 +24,7 @@ from genrefine.errors import GenrefineError, GenrefineNotice
 MAX_TOKENS = 512
 _INVISIBLE = ("Zs", "Zl", "Zp", "Cf")
 NAMED_CHARACTERS = 120
+MOST_LAYERS = 1024
 
 
 class TextEncoder:
@@ -70,6 +71,9 @@ class TextEncoder:
         options = {**options, "trust_remote_code": False}  # said aloud: a name of the hub never brings code
         try:
             config = AutoConfig.from_pretrained(name, **options)
+            for key, value in config.to_dict().items():
+                if "layer" in key and isinstance(value, int) and value > MOST_LAYERS:  # built before they are compared
+                    raise ValueError(f"{key} must be at most {MOST_LAYERS}, got {value:.4g}")
             encodes = type(config) in AutoModelForTextEncoding._model_mapping
             kind = AutoModelForTextEncoding if encodes else AutoModel
             model, report = kind.from_pretrained(name, dtype=dtype, output_loading_info=True, **options)

@@ -16,6 +16,7 @@ without `checksums.json` (put together by hand) is loaded without that one check
 import difflib
 import importlib
 import inspect
+import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,6 +57,8 @@ LOADING_OPTIONS = (
 
 LARGEST_SIZE = 2**20
 """Of anything that a configuration counts."""
+COUNTS_MODULES = re.compile("depth|num_blocks|layer|group")
+"""Numbers of modules, which are no more than the weights that are stored."""
 TRUSTED = ("genrefine", "diffusers", "transformers")
 """Packages whose classes a `model_index.json` may name."""
 
@@ -134,6 +137,7 @@ def check_encoder_folder(folder: Path, encoder_class: type[Any]) -> None:
         raise GenrefineError(f"the model lacks '{config_path}'; fetch or save the model again")
     config = read_json(config_path)
     stored = _stored_shapes(folder, encoder_folder.WEIGHTS)
+    _require_sizes(config_path, config, len(stored))
     if "quantization_config" not in config:
         tied = encoder_folder.encoder_shapes(config_path, encoder_class, config)
         # Of tied weights one is stored; it stands for all of them.
@@ -173,7 +177,7 @@ def check_component_folder(folder: Path, component_class: type[ConfigMixin]) -> 
 def _require_sizes(path: Path, arguments: dict[str, Any], num_weights: int) -> None:
     """Refuse sizes that the stored weights cannot have, before a network of these sizes is built to compare them."""
     for name, value in arguments.items():
-        most = num_weights if name in ("depth", "num_blocks") else LARGEST_SIZE
+        most = num_weights if COUNTS_MODULES.search(name) else LARGEST_SIZE
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, int) and abs(number) > most:
                 raise GenrefineError(f"'{path}' must have at most {most:,} as '{name}'; got {number:.4g}; correct it")
