@@ -40,16 +40,24 @@ class Call:
 
 @dataclass(frozen=True)
 class FollowedGuidance:
-    """The law of a call, at the scale that stands when it is asked."""
+    """The law of a call, and from where its scale was changed on, the same with that one.
+
+    Args:
+        law: of the request.
+        call: whose scale may change.
+        scale: that it began with.
+    """
 
     law: GuidanceLaw
     call: Call
+    scale: float
 
     def weight(self, signal: Float[Tensor, "batch"]) -> Float[Tensor, "batch"]:
         """Return w of each sample."""
-        scale = max(self.call.guidance_scale, 1.0)  # below is off, as everywhere
         law: Any = self.law
-        return (law if scale == law.scale else replace(law, scale=scale)).weight(signal)  # type: ignore[no-any-return]
+        if self.call.guidance_scale != self.scale:
+            law = replace(law, scale=max(self.call.guidance_scale, 1.0))  # below is off, as everywhere
+        return law.weight(signal)  # type: ignore[no-any-return]
 
 
 _CALL: ContextVar[tuple[int, Call] | None] = ContextVar("call", default=None)

@@ -180,7 +180,7 @@ class RefinementPipeline(AdapterMixin, DiffusionPipeline):  # type: ignore[misc]
         request = request if rows is None else request.select(rows)
         sampling = request.sampling
         call = Call(float(request.settings["guidance_scale"]), sampling.steps.max_steps)
-        followed = replace(sampling, guidance=FollowedGuidance(sampling.guidance, call))
+        followed = replace(sampling, guidance=FollowedGuidance(sampling.guidance, call, call.guidance_scale))
         with self._calls.one(call):
             steps = self.steps(replace(request, sampling=followed))
             result = collect(watched(self, call, steps, callback_on_step_end, callback_on_step_end_tensor_inputs))

@@ -68,14 +68,6 @@ class SamplingOptions:
         """
         refuse_unknown_settings(type(self), given)
         chosen = typed_fields(type(self), {name: value for name, value in given.items() if value is not None})
-        if chosen.get("guidance_scale", 1.0) < 1:  # the law itself would lead away from what is asked for
-            warnings.warn(
-                f"guidance_scale {chosen['guidance_scale']:g} is below 1 and means no guidance, as in diffusers; "
-                "for a sample of nothing in particular leave the class or prompt out",
-                GenrefineNotice,
-                stacklevel=5,
-            )
-            chosen["guidance_scale"] = 1.0
         if "num_inference_steps" in chosen:
             if chosen.get("adaptive"):
                 raise GenrefineError(
@@ -84,6 +76,15 @@ class SamplingOptions:
             chosen["adaptive"] = False
         if chosen.get("kernel", SWITCHING_KERNEL) != SWITCHING_KERNEL:
             chosen.setdefault("kernel_switch", None)
+        scale = chosen.get("guidance_scale", self.guidance_scale)
+        if scale < 1:  # the law itself would lead away from what is asked for
+            warnings.warn(
+                f"guidance_scale {scale:g} is below 1 and means no guidance, as in diffusers; "
+                "for a sample of nothing in particular leave the class or prompt out",
+                GenrefineNotice,
+                stacklevel=5,
+            )
+            chosen["guidance_scale"] = 1.0
         return replace(self, **chosen)
 
     def arguments(self) -> dict[str, Any]:
