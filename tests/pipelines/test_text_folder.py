@@ -132,6 +132,8 @@ def alter_the_vocabulary(folder: Path) -> None:
         (lambda m: (m / "text_encoder/config.json").unlink(), "lacks '.*text_encoder/config.json'"),
         (lambda m: (m / "text_encoder/config.json").write_text("{"), "not readable JSON"),
         (lambda m: edit(m / "text_encoder/config.json", hidden_size=28), "must have shape"),
+        (lambda m: edit(m / "model_index.json", sampler=None), "must name module and class of 'sampler'"),
+        (lambda m: edit(m / "model_index.json", refiner=[None, None]), "must name module and class of 'refiner'"),
         (lambda m: edit(m / "text_encoder/config.json", num_attention_heads=5), "does not describe a BertModel"),
         (lambda m: edit(m / "text_encoder/config.json", num_hidden_layers=3), "lack 'encoder.layer.2"),
         (lambda m: edit(m / "text_encoder/config.json", num_hidden_layers=10**30), "at most 39 as 'num_hidden_layers'"),

@@ -51,6 +51,8 @@ class RefinementPipeline(AdapterMixin, DiffusionPipeline):  # type: ignore[misc]
     _callback_tensor_inputs = CALLBACK_INPUTS
     _settings: ClassVar[tuple[str, ...]] = ()
     """Arguments of the constructor that are no components."""
+    _may_lack: ClassVar[tuple[str, ...]] = ()
+    """Components that a whole folder may lack; a caller may pass None for others."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -260,7 +262,7 @@ class RefinementPipeline(AdapterMixin, DiffusionPipeline):  # type: ignore[misc]
         components = [part for part in parts if part not in cls._settings]
         given = [part for part in components if part in kwargs]
         folder = Path(name) if os.path.isdir(name) else fetch_folder(name, kwargs, without=given)
-        check_pipeline_folder(folder, cls.__name__, cls._settings, components, given, cls._optional_components)
+        check_pipeline_folder(folder, cls.__name__, cls._settings, components, given, cls._may_lack)
         try:
             pipeline = super().from_pretrained(str(folder), use_safetensors=True, **kwargs)
         except (TypeError, ValueError, KeyError, AttributeError, IndexError, RecursionError) as error:

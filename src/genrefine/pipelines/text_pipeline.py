@@ -86,6 +86,7 @@ class TextPipeline(PromptMixin, RefinementPipeline):
 
     model_cpu_offload_seq = "text_encoder->refiner->visual_tokenizer"  # type: ignore[assignment]
     _settings = ("height", "width", "frames_per_second", "max_tokens")
+    _may_lack = ("text_encoder", "tokenizer")
     _optional_components: ClassVar[list[str]] = [  # type: ignore[misc]
         *("refiner", "visual_tokenizer", "sampler", "text_encoder", "tokenizer")
     ]
