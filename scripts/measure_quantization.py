@@ -77,9 +77,7 @@ def main() -> None:
     expected, made = plain.refiner(codes, signal, condition), plain.run(request)
     with tempfile.TemporaryDirectory() as folder:
         plain.refiner.save_pretrained(Path(folder) / "plain")
-        print(
-            "| way | MB | seconds | largest and mean difference of logits | | equal codes | PSNR of pictures | loaded again |"
-        )
+        print("| way | MB | seconds | logits apart, most | mean | equal codes | PSNR of pictures | loaded again |")
         print("|---|---|---|---|---|---|---|---|")
         for number, (name, quantization) in enumerate(ways().items()):
             given = {} if quantization is None else {"quantization_config": quantization}
