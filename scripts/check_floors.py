@@ -1,10 +1,11 @@
 """Try the oldest version of every dependency that `pyproject.toml` admits, each in an environment of its own.
 
-    python scripts/check_floors.py [NAME ...] [--markdown TABLE.md]
+    python scripts/check_floors.py [NAME ...] [--together] [--markdown TABLE.md]
 
 An environment holds the one package at its floor, with what that version asks for, over the packages that this program
 runs with; the tests that use the package run in it. A version that no index has here is said to be untried. The exit
-code is 1 if a floor fails: raise it to a version that passes.
+code is 1 if a floor fails: raise it to a version that passes. With `--together` one environment holds all that are
+named at their floors, as versions of one time may need each other; run it with the oldest Python that is admitted.
 """
 
 import argparse
@@ -24,7 +25,7 @@ TESTS = {
     "datasets": ["tests/data/test_images.py", "tests/data/test_clips.py", "tests/data/test_folder_listing.py"],
     "diffusers": ["tests/model_folder", "tests/pipelines", CONTRACTS],
     "einops": ["tests/refiner", "tests/tokenizer"],
-    "filelock": ["tests/training/test_loop.py", "-k", "folder"],
+    "filelock": ["tests/training/test_loop.py"],
     "jaxtyping": ["tests/refiner/test_class_refiner.py", "tests/sampling/test_kernels.py"],
     "numpy": ["tests/data/test_images.py", "tests/media", "tests/evaluation/test_frechet.py"],
     "pillow": ["tests/data/test_images.py", "tests/data/test_decoding.py", "tests/media"],
@@ -46,14 +47,15 @@ def floors() -> dict[str, str]:
     return {part[1]: part[2] for part in parts if part and part[1] in TESTS}
 
 
-def attempt(name: str, version: str, folder: Path) -> str:
-    """Return "passes", "fails: ..." or "untried: ..." for one version."""
+def attempt(versions: dict[str, str], folder: Path) -> str:
+    """Return "passes", "fails: ..." or "untried: ..." for versions that are installed together."""
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     python = folder / "bin" / "python"
     ask = [str(python), "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"]
     own = Path(subprocess.run(ask, check=True, capture_output=True, text=True).stdout.strip())
     (own / "beneath.pth").write_text(sysconfig.get_paths()["purelib"] + "\n" + str(CHECKOUT / "src") + "\n")
-    install = [str(python), "-m", "pip", "install", "--quiet", "--no-warn-conflicts", f"{name}=={version}"]
+    wanted = [f"{name}=={version}" for name, version in versions.items()]
+    install = [str(python), "-m", "pip", "install", "--quiet", "--no-warn-conflicts", *wanted]
     done = subprocess.run(install, capture_output=True, text=True, check=False)
     if done.returncode:
         return f"untried: {_last(done.stderr)}"
@@ -67,7 +69,7 @@ def attempt(name: str, version: str, folder: Path) -> str:
         "no:cacheprovider",
         "-o",
         "filterwarnings=default",
-        *TESTS[name],
+        *dict.fromkeys(test for name in versions for test in TESTS[name]),
     ]
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=CHECKOUT)
     return "passes: " + _last(done.stdout) if not done.returncode else "fails: " + _last(done.stdout + done.stderr)
@@ -82,6 +84,7 @@ def main() -> int:
     """Try floors and return the exit code."""
     parser = argparse.ArgumentParser(description="Try the oldest admitted version of every dependency.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="packages (default: all)")
+    parser.add_argument("--together", action="store_true", help="in one environment")
     parser.add_argument("--markdown", type=Path, help="write the table to this file")
     options = parser.parse_args()
     declared = floors()
@@ -90,12 +93,14 @@ def main() -> int:
         parser.error(f"no dependency is called {unknown[0]}; expected {', '.join(declared)}")
     lines = ["| package | floor | |", "|---|---|---|"]
     failed = False
-    for name in options.names or declared:
+    wanted = {name: declared[name] for name in options.names or declared}
+    for versions in [wanted] if options.together else [{name: version} for name, version in wanted.items()]:
         with tempfile.TemporaryDirectory() as folder:
-            verdict = attempt(name, declared[name], Path(folder))
+            verdict = attempt(versions, Path(folder))
         failed |= verdict.startswith("fails")
-        lines.append(f"| {name} | {declared[name]} | {verdict} |")
-        print(f"{name:34} {declared[name]:8} {verdict}", flush=True)
+        names, numbers = (", ".join(part) for part in (versions, versions.values()))
+        lines.append(f"| {names} | {numbers} | {verdict} |")
+        print(f"{names:34} {numbers:8} {verdict}", flush=True)
     if options.markdown:
         options.markdown.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return int(failed)
