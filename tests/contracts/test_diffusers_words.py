@@ -298,6 +298,8 @@ def test_a_sampler_needs_no_network() -> None:
     encoder, tokenizer = tiny_text_encoder()
     pipe = TextPipeline(sampler=RefinementSampler(), text_encoder=encoder, tokenizer=tokenizer)
     assert len(pipe.encode_prompt("dog")[0]) == 1
+    with pytest.raises(GenrefineError, match="this pipeline has no text_encoder and tokenizer"):
+        TextPipeline(sampler=RefinementSampler()).encode_prompt("dog")
 
 
 # Blocks may be skipped.

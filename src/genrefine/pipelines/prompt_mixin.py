@@ -71,7 +71,8 @@ class PromptMixin:
             GenrefineError: there is no text encoder, or a prompt is no readable text.
         """
         count = resolve_count(num_images_per_prompt)
-        channels = self.prompt_encoder.channels if self.has_encoder else config_of(self.refiner).text_channels
+        alone = self.has_encoder or self.refiner is None
+        channels = self.prompt_encoder.channels if alone else config_of(self.refiner).text_channels
         prompted = resolve_prompts(
             channels, self.has_encoder, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds
         )
