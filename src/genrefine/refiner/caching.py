@@ -54,8 +54,7 @@ class CacheableRefiner(CacheMixin):  # type: ignore[misc]
         if not self.is_cache_enabled:
             return self  # type: ignore[return-value]
         network: Any = self
-        network._reset_stateful_cache()
-        last = 0
+        last = 0  # so that the first call of every sampling begins anew
 
         def call(codes: Tensor, signal: Tensor, condition: Any) -> Tensor:
             nonlocal last
