@@ -4,7 +4,9 @@ Every message is one line: what was expected, what came, what to do. The command
 """
 
 import inspect
+import operator
 from collections.abc import Iterable
+from typing import Any
 
 
 class GenrefineError(ValueError):
@@ -31,3 +33,17 @@ def refuse_unknown_settings(owner: type, given: Iterable[str]) -> None:
         raise GenrefineError(
             f"{owner.__name__} settings are {', '.join(sorted(known))}; got {', '.join(unknown)}; remove it"
         )
+
+
+def whole_number(name: str, value: Any) -> int:
+    """Return a whole number of any library as an int.
+
+    Raises:
+        GenrefineError: it is none.
+    """
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise GenrefineError(f"{name} must be a whole number; got {value!r}")

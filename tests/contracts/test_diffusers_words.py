@@ -10,10 +10,12 @@ import torch
 from diffusers.callbacks import PipelineCallback
 from diffusers.hooks import FirstBlockCacheConfig, PyramidAttentionBroadcastConfig
 from networks import NETWORKS, REFINERS, answer, arguments
+from PIL import Image
 
 import genrefine
 from genrefine import ClassPipeline, GenrefineError, RefinementSampler, TextPipeline
 from genrefine.errors import GenrefineNotice
+from genrefine.pipelines.maps import surprise_map
 from hub_cache import put_into_hub_cache
 from tiny_models import tiny_pipeline, tiny_refiner, tiny_text_encoder, tiny_text_pipeline, tiny_text_refiner
 
@@ -97,6 +99,14 @@ def test_numbers_of_any_integer_type_are_numbers(made: tuple[Any, str]) -> None:
         sizes = {} if isinstance(pipe, ClassPipeline) else {"height": number(16), "width": number(16)}
         sizes |= {} if isinstance(pipe, ClassPipeline) else {"num_frames": number(1)}
         assert torch.equal(pipe(what, seed=number(5), **counts, **sizes).codes, expected)
+        if not isinstance(pipe, ClassPipeline):
+            picture = Image.new("RGB", (16, 16), "red")
+            edits = {"image": picture, "outpaint": [number(4), 0, 0, number(8)], "seed": 1, "num_inference_steps": 2}
+            out = pipe(what, **edits)
+            assert out.settings["outpaint"] == [4, 0, 0, 8]
+            assert [type(side) for side in out.settings["outpaint"]] == [int] * 4
+            surprise = surprise_map(pipe, picture, what, draws=number(2), seed=number(1))
+            assert torch.equal(surprise.values, surprise_map(pipe, picture, what, draws=2, seed=1).values)
     with pytest.raises(GenrefineError, match="num_images_per_prompt must be a whole number; got True"):
         pipe(what, num_images_per_prompt=True)
 

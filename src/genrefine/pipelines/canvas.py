@@ -9,7 +9,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
 from genrefine.data.decoding import PictureDecoder
-from genrefine.errors import GenrefineError
+from genrefine.errors import GenrefineError, whole_number
 from genrefine.media.pixels import from_pil
 
 MOST_SIDE = 8192
@@ -178,7 +178,7 @@ def read_mask(mask: Any, size: tuple[int, int]) -> Bool[np.ndarray, "height widt
     return marked
 
 
-def grow(picture: Image.Image, mask: Bool[np.ndarray, "height width"], margins: Sequence[int]) -> Any:
+def grow(picture: Image.Image, mask: Bool[np.ndarray, "height width"], margins: Sequence[SupportsIndex]) -> Any:
     """Return a picture with margins of its repeated edges, and the mask that has them made anew.
 
     Args:
@@ -189,16 +189,14 @@ def grow(picture: Image.Image, mask: Bool[np.ndarray, "height width"], margins: 
     Raises:
         GenrefineError: margins that are negative, or too large.
     """
-    is_sound = len(margins) == 4 and all(isinstance(side, int) and side >= 0 for side in margins)
-    if not is_sound or not any(margins):
+    sides = [whole_number("a margin of outpaint", side) for side in margins]
+    if len(sides) != 4 or min(sides) < 0 or not any(sides):
         raise GenrefineError(
             f"outpaint must be four numbers of pixels (left, top, right, bottom), one at least above 0; got {margins}"
         )
-    left, top, right, bottom = margins
+    left, top, right, bottom = sides
     if picture.width + left + right > MOST_SIDE or picture.height + top + bottom > MOST_SIDE:
-        raise GenrefineError(
-            f"a picture may grow to {MOST_SIDE} pixels a side; got outpaint {tuple(margins)}; add less"
-        )
+        raise GenrefineError(f"a picture may grow to {MOST_SIDE} pixels a side; got outpaint {tuple(sides)}; add less")
     room = ((top, bottom), (left, right))
     grown = Image.fromarray(np.pad(np.asarray(picture), (*room, (0, 0)), mode="edge"))
     return grown, np.pad(mask, room, constant_values=True)

@@ -115,7 +115,7 @@ class ClassPipeline(RefinementPipeline):
         image: Any = None,
         mask_image: Any = None,
         strength: float | None = None,
-        outpaint: Sequence[int] | None = None,
+        outpaint: Sequence[SupportsIndex] | None = None,
         blend: bool = True,
         **sampling: Any,
     ) -> ClassRequest:

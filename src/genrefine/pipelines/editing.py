@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
@@ -65,7 +65,7 @@ class EditOptions:
 
     mask_image: Any = None
     strength: float | None = None
-    outpaint: Sequence[int] | None = None
+    outpaint: Sequence[SupportsIndex] | None = None
     blend: bool = True
 
     @property
@@ -94,7 +94,7 @@ class EditOptions:
 
     def settings(self) -> dict[str, Any]:
         """Return what a record of the call keeps."""
-        margins = {} if self.outpaint is None else {"outpaint": list(self.outpaint)}
+        margins = {} if self.outpaint is None else {"outpaint": [int(side) for side in self.outpaint]}
         return {"strength": self.effective_strength, "blend": self.blend, **margins}
 
 

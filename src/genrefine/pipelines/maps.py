@@ -12,7 +12,7 @@ two trajectories of sampling in this way; here both prompts look at the picture 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from genrefine.corruption import corrupt
-from genrefine.errors import GenrefineError
+from genrefine.errors import GenrefineError, whole_number
 from genrefine.pipelines.canvas import Canvas, read_picture
 from genrefine.sampling.guidance import Guidance, apply_guidance
 
@@ -82,7 +82,13 @@ def _squares(values: Tensor) -> float:
 
 
 def change_map(
-    pipe: Any, image: Any, old: Any, new: Any, signals: Sequence[float] = SIGNALS, draws: int = DRAWS, seed: int = 0
+    pipe: Any,
+    image: Any,
+    old: Any,
+    new: Any,
+    signals: Sequence[float] = SIGNALS,
+    draws: SupportsIndex = DRAWS,
+    seed: SupportsIndex = 0,
 ) -> CodeMap:
     """Return where a prompt or class asks for another picture than the one there is.
 
@@ -103,7 +109,12 @@ def change_map(
 
 
 def surprise_map(
-    pipe: Any, image: Any, what: Any, signals: Sequence[float] = SIGNALS, draws: int = DRAWS, seed: int = 0
+    pipe: Any,
+    image: Any,
+    what: Any,
+    signals: Sequence[float] = SIGNALS,
+    draws: SupportsIndex = DRAWS,
+    seed: SupportsIndex = 0,
 ) -> CodeMap:
     """Return how unlikely each position of a picture is; arguments and errors as in `change_map`."""
     likelihoods, canvas = _log_probabilities(pipe, image, [what], signals, draws, seed)
@@ -112,9 +123,10 @@ def surprise_map(
 
 @torch.no_grad()
 def _log_probabilities(
-    pipe: Any, image: Any, whats: list[Any], signals: Sequence[float], draws: int, seed: int
+    pipe: Any, image: Any, whats: list[Any], signals: Sequence[float], draws: SupportsIndex, seed: SupportsIndex
 ) -> tuple[Float[Tensor, "whats rows columns"], Canvas]:
-    if not signals or not all(0 < signal < 1 for signal in signals) or not isinstance(draws, int) or draws < 1:
+    draws, seed = whole_number("draws", draws), whole_number("seed", seed)
+    if not signals or not all(0 < signal < 1 for signal in signals) or draws < 1:
         raise GenrefineError(f"a map needs signals in (0, 1) and at least one draw; got {signals} and {draws}")
     frame = read_picture(image, "image")
     canvas = Canvas(frame, np.zeros(frame.size[::-1], dtype=bool), pipe.picture_size)

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from genrefine.errors import GenrefineError
+from genrefine.errors import GenrefineError, whole_number
 from genrefine.pipelines.editing import Edit
 from genrefine.sampling.component import RefinementSampler
 from genrefine.sampling.options import SamplingOptions
@@ -79,20 +79,6 @@ class Request:
 
 class UnknownArgumentError(GenrefineError, TypeError):
     """Report a keyword argument that does not exist; also a `TypeError`, as Python's own."""
-
-
-def whole_number(name: str, value: Any) -> int:
-    """Return a whole number of any library as an int.
-
-    Raises:
-        GenrefineError: it is none.
-    """
-    try:
-        if not isinstance(value, bool):
-            return operator.index(value)
-    except TypeError:
-        pass
-    raise GenrefineError(f"{name} must be a whole number; got {value!r}")
 
 
 def resolve_count(num_images_per_prompt: Any) -> int:

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from genrefine.conditioning.text_condition import FirstFrame, TextCondition
 from genrefine.conditioning.text_encoder import MAX_TOKENS, TextEncoder
-from genrefine.errors import GenrefineError
+from genrefine.errors import GenrefineError, whole_number
 from genrefine.pipelines.editing import EditOptions, edited_settings
 from genrefine.pipelines.output import Clips, Images, TextPipelineOutput
 from genrefine.pipelines.prompt_mixin import PromptMixin
@@ -37,7 +37,6 @@ from genrefine.pipelines.request import (
     resolve_count,
     resolve_options,
     resolve_seeds,
-    whole_number,
 )
 from genrefine.pipelines.text_request import (
     Embeddings,
@@ -162,7 +161,7 @@ class TextPipeline(PromptMixin, RefinementPipeline):
         image: Any = None,
         mask_image: Any = None,
         strength: float | None = None,
-        outpaint: Sequence[int] | None = None,
+        outpaint: Sequence[SupportsIndex] | None = None,
         blend: bool = True,
         **sampling: Any,
     ) -> TextRequest:

@@ -23,9 +23,9 @@ from genrefine.conditioning.text_condition import FirstFrame
 from genrefine.conditioning.text_encoder import readable_prompt
 from genrefine.data.buckets import Bucket, Buckets
 from genrefine.data.decoding import PictureDecoder
-from genrefine.errors import GenrefineError, GenrefineNotice
+from genrefine.errors import GenrefineError, GenrefineNotice, whole_number
 from genrefine.media.pixels import from_pil
-from genrefine.pipelines.request import Request, whole_number
+from genrefine.pipelines.request import Request
 from genrefine.tokenizer import VisualTokenizer
 
 MOST_POSITIONS = 2**20

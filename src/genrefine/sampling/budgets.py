@@ -16,6 +16,7 @@ the progress otherwise, see `published`.)
 that the mean of the totals is a given number.
 """
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite, log
@@ -253,5 +254,5 @@ def _numbers(values: Sequence[float]) -> Tensor:
 
 def require_count(name: str, value: int, at_least: int) -> None:
     """Refuse what is no whole number of at least so many."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or operator.index(value) < at_least:
         raise GenrefineError(f"{name} must be a whole number of at least {at_least}; got {value!r}")
