@@ -73,14 +73,18 @@ class Calls:
     @property
     def present(self) -> Call:
         """The call that is carried out in this thread, else the latest one."""
-        own = _CALL.get()
-        return own[1] if own is not None and own[0] == id(self) else self._latest
+        return self._own() or self._latest
 
     @property
     def meant(self) -> list[Call]:
         """The call of this thread, or, from another one, all that are under way."""
-        present = self.present
-        return [present] if _CALL.get() is not None and present in self._all else list(self._all)
+        own = self._own()
+        return list(self._all) if own is None else [own]
+
+    def _own(self) -> Call | None:
+        """Return the call of this pipeline that is carried out in this thread."""
+        found = _CALL.get()
+        return found[1] if found is not None and found[0] == id(self) else None
 
     @contextmanager
     def one(self, call: Call) -> Iterator[Call]:

@@ -23,7 +23,7 @@ from genrefine.conditioning.text_condition import FirstFrame
 from genrefine.conditioning.text_encoder import readable_prompt
 from genrefine.data.buckets import Bucket, Buckets
 from genrefine.data.decoding import PictureDecoder
-from genrefine.errors import GenrefineError, GenrefineNotice, whole_number
+from genrefine.errors import GenrefineError, GenrefineNotice
 from genrefine.media.pixels import from_pil
 from genrefine.pipelines.request import Request
 from genrefine.tokenizer import VisualTokenizer
@@ -167,8 +167,6 @@ def resolve_grid(
     Raises:
         GenrefineError: the size is impossible; the message names the nearest possible one.
     """
-    num_frames = whole_number("num_frames", num_frames)
-    height, width = whole_number("height", height), whole_number("width", width)
     stride = tokenizer.temporal_stride
     if stride == 1 and (num_frames != 1 or has_first_frame):
         wish = f"num_frames {num_frames}" if num_frames != 1 else "a first frame"

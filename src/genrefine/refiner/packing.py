@@ -330,12 +330,10 @@ def _ragged(
     segments: Sequence[Segment], starts: list[int], num_tokens: int, cached: CachedPrompts | None, device: torch.device
 ) -> RaggedAttention:
     longest = max(segment.length for segment in segments)
-    index = torch.zeros(len(segments), longest, dtype=torch.long, device="cpu")
+    real = _first(torch.tensor([segment.length for segment in segments], device="cpu"), longest)
+    index = torch.tensor(starts, device="cpu")[:, None] + torch.arange(longest, device="cpu") * real
     place = torch.zeros(num_tokens, dtype=torch.long, device="cpu")  # filling tokens take the first one's output
-    for i, (segment, start) in enumerate(zip(segments, starts, strict=True)):
-        index[i] = start
-        index[i, : segment.length] = torch.arange(start, start + segment.length, device="cpu")
-        place[start : start + segment.length] = torch.arange(segment.length, device="cpu") + i * longest
+    place[index[real]] = real.flatten().nonzero().flatten()
     padded = _padded(segments, starts, longest * len(segments), cached, device)
     return RaggedAttention(index.to(device), place.to(device), padded)
 
