@@ -8,7 +8,7 @@ from PIL import Image
 from genrefine import GenrefineError
 from genrefine.conditioning.class_condition import ClassCondition
 from genrefine.media.pixels import from_pil
-from genrefine.pipelines import CodeMap, FilmRecorder, change_map, surprise_map
+from genrefine.pipelines import CodeMap, FilmRecorder, change_map, entropy_map, random_map, surprise_map
 from genrefine.pipelines.canvas import Canvas
 
 RUNS = [{}, {"adaptive": True}, {"guidance_scale": 1.0}, {"kernel": "exact", "num_inference_steps": 4}]
@@ -266,7 +266,10 @@ def test_maps_are_exact_likelihoods(pipe, text_pipe):
         logits = pipe.refiner(torch.where(kept, codes, noise), torch.tensor([0.5]), condition)
     own = torch.log_softmax(logits.float(), -1).gather(-1, codes.long()[..., None])[..., 0]
     expected = -(own * ~kept).sum(1) / (~kept).sum(1).clamp_min(1)
-    assert torch.allclose(first.values, expected[0, 0], atol=1e-5)
+    assert torch.allclose(first.values, expected[0], atol=1e-5)
+    spread = torch.special.entr(torch.softmax(logits.float(), -1)).sum(-1)
+    open_ = entropy_map(pipe, image, 0, signals=[0.5], draws=1, seed=4)
+    assert torch.allclose(open_.values, ((spread * ~kept).sum(1) / (~kept).sum(1).clamp_min(1))[0], atol=1e-5)
     same = change_map(text_pipe, image, "dog", "dog")
     assert torch.all(same.values == 0)
     other = change_map(text_pipe, image, "dog", "a red heart")
@@ -280,10 +283,51 @@ def test_a_map_given_back_as_a_mask_releases_what_lies_above_the_threshold(pipe)
     assert low < found.threshold < high
     for threshold in (found.threshold, low - 1, high + 1):
         request = pipe.prepare(1, image=image, mask_image=found.mask(threshold, grow=0), seed=0)
-        assert torch.equal(~request.edits[0].fixed[0, 0], found.values > threshold)
+        assert torch.equal(~request.edits[0].fixed[0], found.values > threshold)
     assert found.picture().size == (32, 32)
-    two = CodeMap(torch.tensor([[0.0, 0.1, 0.2], [5.0, 5.1, 5.2]]), found.canvas, found.stride)
+    two = CodeMap(torch.tensor([[[0.0, 0.1, 0.2], [5.0, 5.1, 5.2]]]), found.canvases, found.strides)
     assert 0.2 < two.threshold < 5.0
+
+
+@pytest.mark.parametrize("make", [random_map, lambda *given, **more: entropy_map(*given, 1, **more)])
+def test_a_variation_releases_a_share_of_the_positions_and_keeps_the_rest(pipe, make):
+    image = picture(32, 32)
+    found = make(pipe, image, seed=2)
+    assert found.values.shape == (1, 4, 4)
+    for share in (0.0, 0.25, 1.0):
+        request = pipe.prepare(1, image=image, mask_image=found.mask(share=share, grow=0), seed=0)
+        released = ~request.edits[0].fixed[0]
+        assert released.sum() == share * 16
+        assert found.values[released].min() >= found.values[~released].max() if share == 0.25 else True
+    assert torch.equal(found.values, make(pipe, image, seed=2).values)
+    assert not torch.equal(found.values, make(pipe, image, seed=3).values)
+    with pytest.raises(GenrefineError, match="share in \\[0, 1\\]"):
+        found.mask(share=1.5)
+    with pytest.raises(GenrefineError, match="a threshold, or a share"):
+        found.mask(threshold=0.0, share=0.5)
+
+
+def test_maps_of_clips_have_a_mask_for_every_frame_and_other_sizes_are_asked_for(text_pipe):
+    frames = [picture(16, 24, seed=seed) for seed in range(5)]
+    found = change_map(text_pipe, frames, "dog", "a red heart", num_frames=5, height=24)
+    assert found.values.shape == (3, 6, 4)
+    masks = found.mask(grow=0)
+    assert [mask.size for mask in masks] == [(16, 24)] * 5 == [shown.size for shown in found.picture()]
+    request = text_pipe.prepare("a red heart", image=frames, mask_image=masks, num_frames=5, height=24, seed=0)
+    assert torch.equal(~request.edits[0].fixed[0], found.above())
+    assert masks[1].tobytes() == masks[2].tobytes() != masks[3].tobytes()  # frames 1 and 2 are one latent frame
+    with pytest.raises(GenrefineError, match="must hold all 5 frames; got 4"):
+        surprise_map(text_pipe, frames[:4], "dog", num_frames=5)
+    with pytest.raises(GenrefineError, match="has no argument 'heigth'"):
+        surprise_map(text_pipe, frames[0], "dog", heigth=24)
+
+
+def test_an_adaptive_budget_shrinks_with_strength_too(call):
+    pipe, what = call
+    whole = pipe(what, image=picture(), strength=1.0, seed=3, adaptive=True)
+    tenth = pipe(what, image=picture(), strength=0.1, seed=3, adaptive=True)
+    assert tenth.num_steps == [2, 2]  # one before the decision and one after it
+    assert min(whole.num_steps) >= 3
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, replace
 from itertools import pairwise
-from math import log
+from math import ceil, log
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrefine.errors import GenrefineError
-from genrefine.sampling.budgets import EntropySteps, FixedSteps, StepBudget, fit_entropy_steps, normalized_entropy
+from genrefine.sampling.budgets import (
+    EntropySteps,
+    FixedSteps,
+    ShortenedSteps,
+    StepBudget,
+    fit_entropy_steps,
+    normalized_entropy,
+    shortened,
+)
 from genrefine.sampling.published import CappedCosineSchedule, PassingEntropySteps, SpreadSteps
 from genrefine.sampling.schedules import ShiftedSchedule
 
@@ -260,3 +268,28 @@ def test_a_final_pass_reaches_the_end_one_step_early():
     assert budget.total(0.4) == 6
     assert progress_of(budget, 0.4) == pytest.approx([0, 0.1, 0.2, 0.2 + 0.8 / 3, 0.2 + 1.6 / 3, 1, 1])
     assert progress_of(budget, 0.0) == [0, 0.1, 0.2, 1]
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.37, 0.01])
+@pytest.mark.parametrize("entropy", [0.0, 0.4, 1.0])
+def test_a_shortened_budget_goes_the_same_way_in_fewer_steps(share, entropy):
+    inner = EntropySteps(warmup=5, slope=40.0, offset=3.0, min_steps=8, max_steps=50, min_temperature_factor=0.5)
+    fewer = shortened(inner, share)
+    assert isinstance(fewer, StepBudget)
+    before, rest = fewer.before(), fewer.after(entropy)
+    assert len(before) == ceil(5 * share)
+    assert len(rest.progress) == ceil((inner.total(entropy) - 5) * share)
+    assert before[-1] == inner.before()[-1]  # the entropy is read at the same progress
+    assert rest.progress[-1] == 1
+    assert rest.temperature_factor == inner.after(entropy).temperature_factor
+    way = torch.cat([before, rest.progress])
+    assert torch.all(way.diff() > 0)
+    assert len(way) <= fewer.max_steps <= ceil(50 * share) + 1
+    if share == 1.0:
+        assert torch.equal(way, torch.cat([inner.before(), inner.after(entropy).progress]))
+
+
+def test_a_shortened_fixed_budget_is_a_fixed_budget():
+    assert shortened(FixedSteps(50), 0.5) == FixedSteps(25)
+    half = ShortenedSteps(FixedSteps(10), 0.5)
+    assert torch.allclose(half.after(0.0).progress, FixedSteps(5).after().progress)

@@ -19,19 +19,22 @@ from genrefine.cli.options import (
     add_sampling_options,
     sampling_of,
 )
-from genrefine.cli.sample_files import notices, require_apart, require_output
+from genrefine.cli.prompts import add_prompt_options, ask, read_prompts
+from genrefine.cli.sample_files import is_file, notices, require_apart, require_output
 from genrefine.errors import GenrefineError
 
 if TYPE_CHECKING:
     from genrefine.pipelines import ClassPipeline, CodeMap, TextPipeline
 
-_WAYS = ("mask", "old", "mend")
+VARIED = ("entropy", "random")
+_WAYS = ("mask", "old", "mend", "vary", "by")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Describe the options of the verb."""
     parser.add_argument("picture", type=Path, metavar="PICTURE", help="picture to edit; with --frames also a film")
-    parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="what it is to show")
+    parser.add_argument("prompt", nargs="*", metavar="PROMPT", help="what it is to show; several make one result each")
+    add_prompt_options(parser)
     parser.add_argument("--class-label", metavar="NAME", help="class that it is to show, for models of classes")
     parser.add_argument("--negative-prompt", metavar="TEXT", help="what guidance leads away from")
     way = parser.add_mutually_exclusive_group()
@@ -40,8 +43,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--from", dest="old", metavar="TEXT", help="what it shows now, a prompt or class: change what differs from it"
     )
     way.add_argument("--mend", action="store_true", help="paint anew what the model finds unlikely")
+    way.add_argument("--vary", type=float, metavar="SHARE", help="paint a share of the codes anew: a variation")
+    parser.add_argument(
+        "--by", choices=VARIED, help="of --vary: which codes, the most open ones or any (default: entropy)"
+    )
     parser.add_argument("--threshold", type=float, metavar="NATS", help="of --from and --mend (default: found)")
-    parser.add_argument("--map", type=Path, metavar="FILE", help="write the map of --from or --mend as .png")
+    parser.add_argument("--map", type=Path, metavar="FILE", help="write the map of --from, --mend or --vary as .png")
     parser.add_argument(
         "--strength", type=float, metavar="S", help="0 keeps all, 1 paints from nothing (1 with a mask, else 0.6)"
     )
@@ -72,33 +79,58 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Edit the picture."""
+    if options.prompts is not None:
+        options.prompt = read_prompts(options)
     _check(options)
     model = options.model or (CLASS_MODEL if options.class_label else TEXT_MODEL)
     pipeline = load_pipeline(model, options.device, options.dtype)
     adapt(pipeline, options)
-    what, words = _what(pipeline, options, model)
-    found = _map(pipeline, options, what)
-    mask = options.mask if found is None else found.mask(options.threshold)
-    arguments: dict[str, Any] = {"num_images_per_prompt": options.num_images, "seed": options.seed, **words}
-    arguments |= {"image": options.picture, "mask_image": mask, "strength": options.strength}
-    arguments |= {"outpaint": options.outpaint, "blend": not options.no_blend} | sampling_of(options)
+    _refuse_other_kind(pipeline, options, model)
+    if options.interactive:
+
+        def make(prompt: str) -> None:
+            _edit(pipeline, argparse.Namespace(**{**vars(options), "prompt": [prompt]}), model)
+
+        ask("edit", model, make)
+    else:
+        _edit(pipeline, options, model)
+
+
+def _edit(pipeline: "ClassPipeline | TextPipeline", options: argparse.Namespace, model: str) -> None:
+    """Carry out one request: a result per prompt and seed."""
+    from genrefine.pipelines import ClassPipeline
+
+    if isinstance(pipeline, ClassPipeline):
+        whats: list[Any] = [label_of(options.class_label, pipeline.class_names)]
+        size = {}
+        arguments: dict[str, Any] = {}
+    else:
+        whats = options.prompt or [""]
+        size = {"num_frames": options.frames or 1}
+        arguments = {"negative_prompt": options.negative_prompt or "", **size}
+    arguments |= {"num_images_per_prompt": options.num_images, "seed": options.seed}
+    arguments |= {"strength": options.strength, "outpaint": options.outpaint, "blend": not options.no_blend}
+    found = [one for what in whats if (one := _map(pipeline, options, what, size)) is not None]
+    masks: Any = [_mask_of(one, options) for one in found] or options.mask
+    if found and (options.frames or 1) > 1:
+        masks = masks[0]  # one for every frame
     with notices():
-        request = pipeline.prepare(what, **arguments)
+        request = pipeline.prepare(whats, image=options.picture, mask_image=masks, **arguments, **sampling_of(options))
     notes: dict[str, Any] = {"model": model, "picture": str(options.picture), "settings": request.settings}
     for name in _WAYS:
-        if getattr(options, name):
-            notes["from" if name == "old" else name] = str(getattr(options, name)) if name != "mend" else True
-    if found is not None:
-        notes["threshold"] = found.threshold if options.threshold is None else options.threshold
-    if options.map and found is not None:
-        from genrefine.media.writing import save_png
-
-        save_png(found.picture(), options.map, notes)
-    _, seconds, files = carry_out(pipeline, request, options, options.output, notes, None)
+        if (given := getattr(options, name)) not in (None, False):
+            notes["from" if name == "old" else name] = str(given) if isinstance(given, Path) else given
+    if found and options.vary is None:
+        thresholds = [one.threshold if options.threshold is None else options.threshold for one in found]
+        notes["threshold"] = thresholds[0] if len(thresholds) == 1 else thresholds
+    if options.map and found:
+        _save_maps(options.map, found, notes)
+    columns = options.num_images if len(whats) > 1 and options.num_images > 1 else None
+    _, seconds, files = carry_out(pipeline, request, options, options.output, notes, columns)
     files += [str(options.map)] if options.map else []
     anew = 1 - sum(float(edit.fixed.float().mean()) for edit in request.edits) / len(request.edits)
-    name, seed = names_of(request)[0], request.seeds[0]
-    say(f"{name}: {anew:.0%} of the codes made anew in {seconds:.1f} s, seed {seed}: {brief(files)}")
+    seeds = f"seed{'s' * (len(request) > 1)} {brief(request.seeds)}"
+    say(f"{brief(names_of(request))}: {anew:.0%} of the codes made anew in {seconds:.1f} s, {seeds}: {brief(files)}")
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -106,18 +138,27 @@ def _check(options: argparse.Namespace) -> None:
     from genrefine.files import require_writable
     from genrefine.media.writing import require_animation_path
 
-    is_clip = options.frames is not None and options.frames > 1
+    if options.interactive and (options.prompt or is_file(options.output)):
+        raise GenrefineError("--interactive asks for prompts, a file each; leave PROMPT out, and give a folder")
     if options.prompt and options.class_label:
         raise GenrefineError("PROMPT asks a model of prompts, --class-label one of classes; give one of them")
+    if any(not prompt.strip() for prompt in options.prompt):
+        raise GenrefineError("the prompt is empty; say what it is to show, or give no prompt at all")
+    if options.vary is not None and not 0 < options.vary <= 1:
+        raise GenrefineError(f"--vary is the share of codes to paint anew, above 0 and up to 1; got {options.vary:g}")
+    is_clip = options.frames is not None and options.frames > 1
+    if is_clip and len(options.prompt) > 1 and (options.old is not None or options.mend or options.vary is not None):
+        raise GenrefineError("a clip is mended, varied or changed --from for one prompt at a time; give one")
+    if options.by is not None and options.vary is None:
+        raise GenrefineError("--by says which codes --vary paints anew; give --vary SHARE, or leave it out")
     if options.strength is not None and not 0 <= options.strength <= 1:
         raise GenrefineError(f"--strength must lie in 0 .. 1; got {options.strength:g}")
-    for name in ("threshold", "map"):
-        if getattr(options, name) is not None and options.old is None and not options.mend:
-            raise GenrefineError(f"--{name} belongs to --from or --mend; give one of them, or leave it out")
+    if options.threshold is not None and options.old is None and not options.mend:
+        raise GenrefineError("--threshold belongs to --from or --mend; give one of them, or leave it out")
+    if options.map is not None and options.old is None and not options.mend and options.vary is None:
+        raise GenrefineError("--map belongs to --from, --mend or --vary; give one of them, or leave it out")
     if options.map is not None and options.map.suffix.lower() != ".png":
         raise GenrefineError(f"--map is written as .png; got '{options.map}'")
-    if is_clip and (options.old is not None or options.mend):
-        raise GenrefineError("--from and --mend look at single pictures; leave --frames out")
     for path in (options.picture, options.mask):
         if path is not None and not path.is_file():
             raise GenrefineError(f"'{path}' is no file; give a picture")
@@ -144,28 +185,46 @@ def _require_white(path: Path) -> None:
         raise GenrefineError(f"the mask '{path}' is all black, so nothing would change; paint white what is to change")
 
 
-def _what(
-    pipeline: "ClassPipeline | TextPipeline", options: argparse.Namespace, model: str
-) -> tuple[Any, dict[str, Any]]:
-    """Return what is asked for, and the arguments that only one kind of model has."""
+def _refuse_other_kind(pipeline: "ClassPipeline | TextPipeline", options: argparse.Namespace, model: str) -> None:
+    """Refuse words that only the other kind of model understands."""
     from genrefine.pipelines import ClassPipeline
 
     if isinstance(pipeline, ClassPipeline):
-        for name in ("prompt", "negative_prompt", "frames"):
-            if getattr(options, name) is not None:
+        for name in ("prompt", "interactive", "negative_prompt", "frames"):
+            if getattr(options, name) not in (None, [], False):
                 raise GenrefineError(f"'{model}' is a model of classes; leave the {name.replace('_', ' ')} out")
-        return label_of(options.class_label, pipeline.class_names), {}
-    if options.class_label is not None:
+    elif options.class_label is not None:
         raise GenrefineError(f"'{model}' is a model of prompts, which takes no --class-label; leave it out")
-    return options.prompt or "", {"negative_prompt": options.negative_prompt or "", "num_frames": options.frames or 1}
 
 
-def _map(pipeline: "ClassPipeline | TextPipeline", options: argparse.Namespace, what: Any) -> "CodeMap | None":
-    from genrefine.pipelines import ClassPipeline, change_map, surprise_map
+def _map(
+    pipeline: "ClassPipeline | TextPipeline", options: argparse.Namespace, what: Any, size: dict[str, Any]
+) -> "CodeMap | None":
+    """Return the map that says what is to be made anew; None where nothing asks for one."""
+    from genrefine.pipelines import ClassPipeline, change_map, entropy_map, random_map, surprise_map
 
     if options.mend:
-        return surprise_map(pipeline, options.picture, what)
+        return surprise_map(pipeline, options.picture, what, **size)
+    if options.vary is not None and options.by == "random":
+        return random_map(pipeline, options.picture, 0 if options.seed is None else options.seed, **size)
+    if options.vary is not None:
+        return entropy_map(pipeline, options.picture, what, **size)
     if options.old is None:
         return None
     names = pipeline.class_names if isinstance(pipeline, ClassPipeline) else None
-    return change_map(pipeline, options.picture, options.old if names is None else label_of(options.old, names), what)
+    old = options.old if names is None else label_of(options.old, names)
+    return change_map(pipeline, options.picture, old, what, **size)
+
+
+def _mask_of(found: "CodeMap", options: argparse.Namespace) -> Any:
+    return found.mask(options.threshold) if options.vary is None else found.mask(share=options.vary, grow=0)
+
+
+def _save_maps(path: Path, found: "list[CodeMap]", notes: dict[str, Any]) -> None:
+    """Write one map, or those of several prompts and frames as a sheet, one row per prompt."""
+    from genrefine.media.sheets import image_grid
+    from genrefine.media.writing import save_png
+
+    rows = [shown if isinstance(shown := one.picture(), list) else [shown] for one in found]
+    pictures = [picture for row in rows for picture in row]
+    save_png(pictures[0] if len(pictures) == 1 else image_grid(pictures, columns=len(rows[0])), path, notes)

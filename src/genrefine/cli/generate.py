@@ -1,7 +1,6 @@
 """`genrefine generate`: pictures and clips from prompts, pictures from class names."""
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from genrefine.cli.options import (
     add_sampling_options,
     sampling_of,
 )
+from genrefine.cli.prompts import add_prompt_options, ask, read_prompts
 from genrefine.cli.sample_files import (
     Samples,
     default_output,
@@ -50,12 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "prompt", nargs="*", metavar="PROMPT", help="what to make; several make one picture each; none, anything"
     )
-    parser.add_argument(
-        "--prompts", type=Path, metavar="FILE", help="prompts, one a line, in place of PROMPT; - for standard input"
-    )
-    parser.add_argument(
-        "--interactive", action="store_true", help="ask for prompts one after the other, with the model kept loaded"
-    )
+    add_prompt_options(parser)
     parser.add_argument("--negative-prompt", metavar="TEXT", help="what guidance leads away from")
     parser.add_argument(
         "--frames",
@@ -108,41 +103,18 @@ def run(options: argparse.Namespace) -> None:
         _list_classes(options)
         return
     if options.prompts is not None:
-        options.prompt = _read_prompts(options)
+        options.prompt = read_prompts(options)
     _check(options)
     pipeline = load_pipeline(_model(options), options.device, options.dtype)
     adapt(pipeline, options)
     if options.interactive:
-        _ask(pipeline, options)
+
+        def make(prompt: str) -> None:
+            _make(pipeline, argparse.Namespace(**{**vars(options), "prompt": [prompt]}))
+
+        ask("generate", _model(options), make)
     else:
         _make(pipeline, options)
-
-
-def _ask(pipeline: "ClassPipeline | TextPipeline", options: argparse.Namespace) -> None:
-    """Make what each line of standard input says, until it ends; a line that cannot be made is told and passed over."""
-    say(f"'{_model(options)}' is loaded; a prompt a line, an empty line or the end of input ends")
-    for line in sys.stdin:
-        if not line.strip():
-            return
-        try:
-            _make(pipeline, argparse.Namespace(**{**vars(options), "prompt": [line.strip()]}))
-        except GenrefineError as error:
-            sys.stderr.write(f"genrefine generate: {error}\n")
-
-
-def _read_prompts(options: argparse.Namespace) -> list[str]:
-    """Return the lines of a file or of standard input that say something."""
-    if options.prompt or options.interactive:
-        other = "PROMPT" if options.prompt else "--interactive"
-        raise GenrefineError(f"--prompts says what to make; leave {other} out")
-    try:
-        text = sys.stdin.read() if str(options.prompts) == "-" else options.prompts.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise GenrefineError(f"cannot read prompts from '{options.prompts}' ({error}); give a text file") from error
-    prompts = [line.strip() for line in text.splitlines() if line.strip()]
-    if not prompts:
-        raise GenrefineError(f"'{options.prompts}' holds no prompts; write one a line")
-    return prompts
 
 
 def _make(pipeline: "ClassPipeline | TextPipeline", options: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,7 +78,8 @@ class PictureDecoder:
         """
         with self._reading(name), open_picture(encoded) as source:
             self._refuse_bomb(source)
-            factor = NARROW_GREY.get(str(source.tile[0][3]), 1) if source.format == "PNG" and source.tile else 1
+            tiles: Any = getattr(source, "tile", None)  # of files only; not in every Pillow's annotations
+            factor = NARROW_GREY.get(str(tiles[0][3]), 1) if source.format == "PNG" and tiles else 1
             source.load()
             image = ImageOps.exif_transpose(source)
             if isinstance(clear := image.info.get("transparency"), int) and image.mode in ("1", "L"):

@@ -9,7 +9,6 @@ clips           a frame that is not given is made; a latent frame is made if all
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
-from math import ceil
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -23,7 +22,7 @@ from genrefine.data.decoding import MAX_PIXELS
 from genrefine.data.films import Film
 from genrefine.errors import GenrefineError
 from genrefine.pipelines.canvas import Canvas, grow, read_mask, read_picture
-from genrefine.sampling.budgets import FixedSteps
+from genrefine.sampling.budgets import FixedSteps, shortened
 from genrefine.sampling.known import KnownCodes, ScheduleFrom
 from genrefine.sampling.settings import SamplingSettings, ScheduledSignal
 
@@ -127,7 +126,7 @@ def resolve_edits(
         return []
     strength = options.effective_strength
     if num_frames > 1:
-        return [_edit(*_frames(image, num_frames), options, strength, size, strides, encode)] * count
+        return [_edit(*clip_frames(image, num_frames), options, strength, size, strides, encode)] * count
     images, masks = _each(image, count, "image"), _each(options.mask_image, count, "mask_image")
     made: dict[tuple[int, int], Edit] = {}
     for own, mask in zip(images, masks, strict=True):
@@ -144,8 +143,16 @@ def _each(values: Any, count: int, name: str) -> list[Any]:
     return listed * count if len(listed) == 1 else listed
 
 
-def _frames(image: Any, num_frames: int) -> tuple[list[Image.Image], list[bool]]:
-    """Return the frames of a clip and which of them are given; those between are stood for by the nearest one."""
+def clip_frames(image: Any, num_frames: int) -> tuple[list[Image.Image], list[bool]]:
+    """Return the frames of a clip and which of them are given; those between are stood for by the nearest one.
+
+    Args:
+        image: frames from the first one on, None for those that are not given; or the path of a film.
+        num_frames: of the clip.
+
+    Raises:
+        GenrefineError: too many frames, none at all, or frames of several sizes.
+    """
     if isinstance(image, (str, Path)) and Path(image).suffix.lower() in FILMS:
         with Film(Path(image), MAX_PIXELS) as film:
             listed: list[Any] = []
@@ -201,17 +208,15 @@ def _edit(
 
 
 def edited_settings(settings: SamplingSettings, edits: Sequence[Edit], strength: float) -> SamplingSettings:
-    """Return the settings of a run that begins at signal 1 - strength: a fixed number of steps shrinks with it."""
+    """Return the settings of a run that begins at signal 1 - strength: the step budget shrinks with it."""
     if not edits:
         return settings
     if all(bool(edit.fixed.all()) for edit in edits):
         return replace(settings, steps=FixedSteps(1))
     if strength in (0, 1):
         return settings
-    steps = settings.steps
-    if isinstance(steps, FixedSteps):
-        steps = FixedSteps(ceil(steps.num_steps * strength))
-    return replace(settings, steps=steps, schedule=ScheduleFrom(settings.schedule, 1 - strength))
+    schedule = ScheduleFrom(settings.schedule, 1 - strength)
+    return replace(settings, steps=shortened(settings.steps, strength), schedule=schedule)
 
 
 def known_codes(edits: Sequence[Edit], settings: SamplingSettings, device: torch.device) -> KnownCodes | None:

@@ -19,7 +19,7 @@ that the mean of the totals is a given number.
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite, log
+from math import ceil, isfinite, log
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -165,6 +165,49 @@ class EntropySteps:
         n, done = self.total(entropy) - self.warmup, self.warmup / self.max_steps
         share = [done + (1 - done) * i / n for i in range(1, n)]
         return Rest(_numbers([*share, 1.0]), self.temperature_factor(n))
+
+
+@dataclass(frozen=True)
+class ShortenedSteps:
+    """A share of another budget: as many steps fewer before and after its decision, along the same progress.
+
+    Args:
+        inner: decides.
+        share: of its steps, in (0, 1].
+    """
+
+    inner: StepBudget
+    share: float
+
+    @property
+    def max_steps(self) -> int:
+        """Most steps a sample can take."""
+        warmup = len(self.inner.before())
+        return ceil(warmup * self.share) + ceil((self.inner.max_steps - warmup) * self.share)
+
+    def before(self) -> Float64[Tensor, "warmup"]:
+        """Return a share of the warm-up."""
+        return self._fewer(self.inner.before(), 0.0)
+
+    def after(self, entropy: float) -> Rest:
+        """Return a share of what the entropy decides."""
+        rest, before = self.inner.after(entropy), self.inner.before()
+        done = float(before[-1]) if len(before) else 0.0
+        return Rest(self._fewer(rest.progress, done), rest.temperature_factor)
+
+    def _fewer(self, progress: Float64[Tensor, "_"], start: float) -> Float64[Tensor, "_"]:
+        count, way = ceil(len(progress) * self.share), [start, *progress.tolist()]
+        fewer = []
+        for step in range(1, count + 1):
+            whole, part = divmod(step * len(progress), count)
+            beyond = way[whole + 1] if part else way[whole]
+            fewer.append(way[whole] + (beyond - way[whole]) * part / count)
+        return _numbers(fewer)
+
+
+def shortened(steps: StepBudget, share: float) -> StepBudget:
+    """Return a budget of fewer steps: what is left to do where refinement begins at signal 1 - share."""
+    return FixedSteps(ceil(steps.num_steps * share)) if type(steps) is FixedSteps else ShortenedSteps(steps, share)
 
 
 def fit_entropy_steps(

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from genrefine.errors import GenrefineError
+from genrefine.sampling.guidance import GuidedLogits
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class RefinementStep:
         state: X after the step.
         was_held: where the state before the step held a prediction; the rest was noise.
         is_held: the same after the step.
+        temperature: that the prediction is drawn at.
+        logits: what the network said of the latent frames that it predicts, which the prediction is drawn from.
     """
 
     index: int
@@ -54,6 +57,8 @@ class RefinementStep:
     state: Int[Tensor, "active channels t h w"]
     was_held: Bool[Tensor, "active channels t h w"]
     is_held: Bool[Tensor, "active channels t h w"]
+    temperature: Float[Tensor, "active"]
+    logits: GuidedLogits
 
     @property
     def filled(self) -> Bool[Tensor, "active channels t h w"]:

@@ -86,6 +86,8 @@ def refine(
             state=state.codes,
             was_held=before.held,
             is_held=state.held,
+            temperature=rows.temperature,
+            logits=logits,
         )
         going = (~finished).nonzero().flatten()
         if len(going) == 0:
