@@ -28,6 +28,7 @@ VERBS = {
     "evaluate": "measure generated or reconstructed pictures",
     "convert": "turn published checkpoints into model folders",
     "describe": "say what a model folder holds",
+    "studio": "open a local page to make, edit and look inside",
 }
 
 

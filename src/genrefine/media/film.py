@@ -89,7 +89,7 @@ def draw_film_frame(panels: Sequence[FilmPanel], columns: int | None = None) -> 
 def _draw_card(panel: FilmPanel) -> Image.Image:
     scale = max(1, _PICTURE_SIDE // max(panel.picture.size))
     picture = enlarge(panel.picture.convert("RGB"), scale)
-    glasses = _draw_glasses(panel.shares, picture.size)
+    glasses = draw_shares(panel.shares, picture.size)
     width = picture.width + glasses.width + 3 * _MARGIN
     title, small = caption_font(14), caption_font(12)
     head, foot = 46, 34
@@ -113,8 +113,13 @@ def _draw_card(panel: FilmPanel) -> Image.Image:
     return card
 
 
-def _draw_glasses(shares: Float[Tensor, "4 h w"], size: tuple[int, int]) -> Image.Image:
-    """Draw one glass per position, filling from the bottom in the order of the colors."""
+def draw_shares(shares: Float[Tensor, "4 h w"], size: tuple[int, int]) -> Image.Image:
+    """Draw one glass per position, filling from the bottom in the order of the colors.
+
+    Args:
+        shares: kept, filled, erased and blank share of each position.
+        size: width and height to come near to, in whole pixels per position.
+    """
     num_rows, num_columns = shares.shape[1:]
     # Whole pixels per position, at least one, as near to the picture's size as that allows.
     cell_width, cell_height = max(1, size[0] // num_columns), max(1, size[1] // num_rows)

@@ -115,14 +115,8 @@ def inspect(pipe: RefinementPipeline, *what: Any, **arguments: Any) -> Iterator[
 
 def inspected(pipe: RefinementPipeline, request: Any) -> Iterator[InspectedStep]:
     """Carry out a request for one sample, step by step; see `inspect`."""
-    records = pipe.steps(request)
-    while True:
-        with torch.no_grad():  # not around the yield, where the caller works
-            record = next(records, None)
-            step = None if record is None else _look(pipe, record)
-        if step is None:
-            return
-        yield step
+    for record in pipe.steps(request):
+        yield _look(pipe, record)
 
 
 def final_pictures(request: Any, last: InspectedStep) -> list[Image.Image]:

@@ -28,7 +28,6 @@ from genrefine.sampling.rows import ActiveRows
 from genrefine.sampling.settings import SamplingSettings
 
 
-@torch.no_grad()
 def refine(
     guided: GuidedRefiner,
     source: RandomSource,
@@ -63,7 +62,8 @@ def refine(
     for index in count():
         # Drawn before the network is called, which on an accelerator works meanwhile.
         race, uniform = source.exponential((*shape, code_classes)), source.uniform(shape)
-        logits = guided(state.codes, known.told(rows.signal))
+        with torch.no_grad():  # not around the yield, where the caller works
+            logits = guided(state.codes, known.told(rows.signal))
         entropy = checked_entropy(normalized_entropy(logits.conditional).cpu(), logits.guided)
         rows.decide(entropy)  # at one step, from which on the steps, their signals and the temperature are known
 
