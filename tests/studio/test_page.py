@@ -311,7 +311,7 @@ def test_eight_people_at_once_get_the_pictures_of_their_seeds(studio, look, pipe
         one.page.locator("#make-go").click()
     files = []
     for one in looks:
-        one.says("make-line", " made in ")
+        one.says("make-line", " made in ", seconds=150)
         files.append(download(one, "make-download"))
     for seed, file in enumerate(files):
         with Image.open(file) as picture:
