@@ -70,9 +70,16 @@ class EditTab:
                     with gr.Column(min_width=140):
                         self.take = gr.Button("Take the one from Make", size="sm", elem_id="edit-take")
                         self.onward = gr.Button("Go on from the result", size="sm", elem_id="edit-onward")
-                self.slider = gr.ImageSlider(
-                    label="Before and after", interactive=False, height=380, buttons=[], elem_id="edit-slider"
-                )
+                with gr.Row(equal_height=False):
+                    self.slider = gr.ImageSlider(
+                        label="Before and after", interactive=False, height=340, buttons=[], elem_id="edit-slider"
+                    )
+                    with gr.Column(min_width=260):
+                        self.result = gr.Image(
+                            label="Result", interactive=False, height=340, buttons=["fullscreen"], elem_id="edit-result"
+                        )
+                        self.save = gr.DownloadButton("Download", size="sm", elem_id="edit-download")
+                self.details = gr.HTML("", elem_id="edit-details")
             with gr.Column(scale=2, min_width=300):
                 self.what = What(host)
                 self.way = gr.Radio(WAYS, value=PAINTED, label="Change", elem_id="edit-way")
@@ -106,11 +113,6 @@ class EditTab:
                     ]
                 self.blend = gr.Checkbox(True, label="Keep the picture's own pixels elsewhere")
                 self.how = How(host)
-                self.result = gr.Image(
-                    label="Result", interactive=False, height=300, buttons=["fullscreen"], elem_id="edit-result"
-                )
-                self.save = gr.DownloadButton("Download", size="sm", elem_id="edit-download")
-                self.details = gr.HTML("", elem_id="edit-details")
         self.last, self.asked = gr.State(None, time_to_live=3600), gr.State(Stop(), time_to_live=3600)
 
     def wire(self, samples: Any, chosen: Any) -> None:

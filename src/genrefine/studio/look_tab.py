@@ -35,10 +35,13 @@ HINT = "<p>Click a position in any of the pictures to see its codes.</p>"
 
 
 def entropies(runs: list[Run]) -> pd.DataFrame:
-    """Return the mean entropy of every run over its signal, for the plot."""
+    """Return the mean entropy of every run over its signal, for the plot.
+
+    A plot keeps the names that it began with, so a run that is not there has a point, which no line is drawn of.
+    """
     rows = [
         {"signal": round(step.signal, 4), "entropy": round(step.mean_entropy, 5), "run": name}
-        for name, run in zip(NAMES, runs, strict=False)
+        for name, run in zip(NAMES, [*runs, *(run[:1] for run in runs[:1] * (len(NAMES) - len(runs)))], strict=False)
         for step in run
     ]
     return pd.DataFrame(rows, columns=["signal", "entropy", "run"])

@@ -78,7 +78,7 @@ def write(sample: Sample, frames_per_second: float | None = None) -> str:
 
 def gallery_of(samples: list[Sample]) -> list[tuple[Image.Image, str]]:
     """Return what the gallery shows."""
-    return [(enlarged(one.frames[0], 192), one.caption) for one in samples]
+    return [(enlarged(one.frames[0], 192), f"seed {one.ask.seed}") for one in samples]
 
 
 class MakeTab:
@@ -113,8 +113,10 @@ class MakeTab:
                     label="Picture", interactive=False, height=440, buttons=["fullscreen"], elem_id="make-preview",
                 )  # fmt: skip
                 self.line = gr.HTML(quiet_line("ready"), elem_id="make-line")
+                gr.HTML("<p class='caption'>Made here, newest first</p>")
                 self.gallery = gr.Gallery(
-                    gallery_of(opening), label="Made here, newest first", columns=6, height=170, allow_preview=False,
+                    gallery_of(opening), label="Made here, newest first", show_label=False, columns=6, height=170,
+                    allow_preview=False,
                     interactive=False, elem_id="make-gallery", selected_index=0 if opening else None, buttons=[],
                     fit_columns=False, object_fit="contain",
                 )  # fmt: skip

@@ -38,7 +38,11 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def over_updates(rows: list[dict[str, Any]], names: tuple[str, ...]) -> pd.DataFrame:
-    """Return some numbers of a run over its updates, thinned to what a plot can show."""
+    """Return some numbers of a run over its updates, thinned to what a plot can show.
+
+    A plot keeps the names that it began with, so a number that the run does not have gets a point, which no line is
+    drawn of.
+    """
     every = max(1, len(rows) // MOST_POINTS)
     points = [
         {"update": row["step"], "value": float(row[name]), "what": name.partition("_")[2].replace("_", " ") or "all"}
@@ -46,6 +50,10 @@ def over_updates(rows: list[dict[str, Any]], names: tuple[str, ...]) -> pd.DataF
         for name in names
         if isinstance(row.get(name), (int, float))
     ]
+    for name in names:
+        what = name.partition("_")[2].replace("_", " ") or "all"
+        if points and what not in {point["what"] for point in points}:
+            points.append({**points[0], "what": what})
     return pd.DataFrame(points, columns=["update", "value", "what"])
 
 

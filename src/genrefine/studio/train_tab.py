@@ -14,6 +14,8 @@ from genrefine.studio.runs import by_signal, find_runs, names_of, over_updates, 
 
 EVERY = 5.0
 """Seconds between two looks at a run."""
+MOST_COMPARED = 20
+"""Runs whose numbers decide which lines the plots can have."""
 WITHOUT = (
     "Start the studio with `--runs FOLDER` to watch training: every run below that folder (`genrefine train ... --out "
     "FOLDER/NAME`) can be chosen here. The page reads nothing else."
@@ -34,7 +36,12 @@ class TrainTab:
             gr.Markdown(WITHOUT, elem_id="train-without")
             return
         names = find_runs(root)
-        with gr.Row(equal_height=True):
+        known = [read_metrics(root / name) for name in names[:MOST_COMPARED]]
+        self.shown = {
+            word: tuple(sorted({name for rows in known for name in names_of(rows, word)}))
+            for word in ("loss", "accuracy")
+        }
+        with gr.Row(equal_height=False):
             self.run = gr.Dropdown(
                 names, value=names[0] if names else None, label="Run", scale=3, min_width=220, elem_id="train-run"
             )
@@ -73,7 +80,8 @@ class TrainTab:
             1, max(2, number), max(1, number), step=1, label="Preview", visible=number > 1, elem_id="train-which"
         )
         self.preview = gr.Image(
-            picture, label="Drawn with the averaged weights", interactive=False, height=420, buttons=["fullscreen"],
+            picture, label="Drawn with the averaged weights", visible=number > 0,
+            interactive=False, height=420, buttons=["fullscreen"],
             elem_id="train-preview",
         )  # fmt: skip
 
@@ -126,7 +134,7 @@ class TrainTab:
         for name, form in (("loss", ".4f"), ("accuracy", ".4f"), ("items_per_second", ".2f")):
             if name in last:
                 words += f", {name.replace('_', ' ')} {last[name]:{form}}"
-        plots = [over_updates(rows, names_of(rows, word)) for word in ("loss", "accuracy")]
+        plots = [over_updates(rows, self.shown[word] or names_of(rows, word)) for word in ("loss", "accuracy")]
         plots += [by_signal(rows, word) for word in ("loss", "accuracy")]
         stays = which is not None and int(which) < len(previews) - 1
         number = int(which) if stays and which is not None else len(previews)
