@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WORKERS ?= 2
 
 .PHONY: demo test lint docs package faults fuzz clean
 
@@ -36,7 +37,7 @@ faults: $(VENV)/.installed
 	GENREFINE_FAULTS=12 $(BIN)/python -m pytest --timeout 7200 tests/faults/test_faults.py
 
 test: lint docs
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.png

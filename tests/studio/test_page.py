@@ -336,6 +336,15 @@ def test_memory_stays_flat(studio, look):
 
 def test_nothing_but_the_page_is_served(studio, look):
     one = look(studio.url)
+    config = one.page.request.get(studio.url + "/config").json()
+    drops = [part["id"] for part in config["components"] if part["props"].get("elem_id") == "codes-drop"]
+    (number,) = [one["id"] for one in config["dependencies"] if [drops[0], "upload"] in one["targets"]]
+    file = {"path": str(studio.folder / "model_index.json"), "meta": {"_type": "gradio.FileData"}}
+    given = {"fn_index": number, "session_hash": "x", "data": [file, 3, 0, "all channels", "the model's size"]}
+    assert one.page.request.post(studio.url + "/gradio_api/queue/join", data=given).ok
+    said = one.page.request.get(studio.url + "/gradio_api/queue/data?session_hash=x").text()
+    assert '"success":false' in said
+    assert "model_index" not in said
     for path in ("/gradio_api/file=/etc/passwd", f"/gradio_api/file={studio.folder}/model_index.json"):
         assert one.page.request.get(studio.url + path).status in (403, 404)
     assert one.page.request.get(studio.url + "/gradio_api/info").json()["named_endpoints"] == {}

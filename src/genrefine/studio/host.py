@@ -89,7 +89,7 @@ class Host:
 
     Args:
         pipeline: makes the samples.
-        name: of the model, as it was given.
+        name: of the model; of a folder its last part is kept.
         limits: of a request.
         card: examples and styles.
     """
@@ -97,7 +97,8 @@ class Host:
     def __init__(
         self, pipeline: ClassPipeline | TextPipeline, name: str, limits: Limits, card: Card | None = None
     ) -> None:
-        self.pipeline, self.name, self.limits, self.card = pipeline, name, limits, card or Card()
+        self.pipeline, self.limits, self.card = pipeline, limits, card or Card()
+        self.name = Path(name).name if Path(name).is_dir() else name  # visitors learn no paths of this machine
         pipeline.set_progress_bar_config(disable=True)
 
     @property
@@ -239,7 +240,8 @@ def ask_of(path: str | Path, host: Host) -> tuple[Ask, str]:
         raise GenrefineError(
             "the settings in this picture cannot be read; it was changed by another program"
         ) from error
-    said = [f"made by '{notes.get('model')}'" if notes.get("model") != host.name else ""]
+    model = str(notes.get("model"))
+    said = [f"made by '{model}'" if host.name not in (model, Path(model).name) else ""]
     said += ["an edit: its picture is not in the file" if "strength" in settings else ""]
     return ask, "; ".join(word for word in said if word)
 

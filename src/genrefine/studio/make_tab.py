@@ -1,6 +1,8 @@
 """Make: pictures of a prompt or class, while they are refined; again, varied, kept, restored."""
 
+import shutil
 import tempfile
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +23,9 @@ from genrefine.studio.render import progress_line, quiet_line
 
 KEPT = 24
 """Results that a session remembers."""
+KEPT_FILES = 64
+"""Results that wait on disk to be served."""
+_WRITTEN: deque[Path] = deque()
 VARIED = 0.35
 """Share of the positions that "vary" makes anew: those that the model finds most open."""
 
@@ -67,6 +72,9 @@ def write(sample: Sample, frames_per_second: float | None = None) -> str:
     """
     words = "".join(letter if letter.isalnum() else "-" for letter in sample.prompt)[:48].strip("-") or "picture"
     folder = Path(tempfile.mkdtemp(prefix="genrefine-"))
+    _WRITTEN.append(folder)
+    while len(_WRITTEN) > KEPT_FILES:  # gradio has copied what it serves
+        shutil.rmtree(_WRITTEN.popleft(), ignore_errors=True)
     if len(sample.frames) > 1:
         path = folder / f"{words}-seed{sample.ask.seed}.mp4"
         save_clip(sample.frames, path, frames_per_second=frames_per_second or 12.0, metadata=sample.notes)

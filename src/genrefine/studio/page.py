@@ -53,12 +53,12 @@ def build(host: Host, runs: Path | None = None) -> gr.Blocks:
     height, width = host.pipeline.picture_size
     with gr.Blocks(title="genrefine studio", analytics_enabled=False, delete_cache=KEEP_FILES) as page:
         gr.HTML(
-            f"<div class='head'><h1>genrefine studio</h1><p>{escape(Path(host.name).name)}: {kind}, "
+            f"<div class='head'><h1>genrefine studio</h1><p>{escape(host.name)}: {kind}, "
             f"{width} x {height}, "
             f"{host.pipeline.refiner.num_parameters() / 1e6:.1f} M parameters on "
             f"{escape(str(host.pipeline._execution_device))}</p></div>"
         )
-        with gr.Tabs(elem_id="tabs"):
+        with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Make", id="make"):
                 made = MakeTab(host, [opening])
             with gr.Tab("Edit", id="edit"):
@@ -77,7 +77,7 @@ def build(host: Host, runs: Path | None = None) -> gr.Blocks:
         for tab in (edit, look, codes, clips):
             if tab is not None:
                 tab.wire(made.samples, made.chosen)
-        train.wire()
+        train.wire(tabs)
     page.queue(default_concurrency_limit=1, max_size=host.limits.queue, api_open=False)
     return page
 

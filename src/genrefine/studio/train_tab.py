@@ -85,8 +85,8 @@ class TrainTab:
             elem_id="train-preview",
         )  # fmt: skip
 
-    def wire(self) -> None:
-        """Connect the controls."""
+    def wire(self, tabs: Any) -> None:
+        """Connect the controls; the run is read again and again only while its tab is open."""
         if self.root is None:
             return
         plots = [self.line, self.loss, self.accuracy, self.loss_by, self.accuracy_by]
@@ -95,9 +95,10 @@ class TrainTab:
         self.run.input(lambda run: self._told(run, None), self.run, everything, **SMALL)
         self.again.click(self._find, [self.run], [self.run], **SMALL)
         self.which.input(told(self._preview), [self.run, self.which], [self.line, self.preview], **SMALL)
-        timer = gr.Timer(EVERY)
+        timer = gr.Timer(EVERY, active=False)
         timer.tick(show, [self.run, self.which], everything, **SMALL)
         self.live.input(lambda on: gr.Timer(active=on), self.live, timer, **QUICK)
+        tabs.select(_while_open, self.live, timer, **QUICK)
 
     def _told(self, run: str | None, which: float | None) -> list[Any]:
         return told(self._show)(run, which)  # type: ignore[no-any-return]
@@ -146,6 +147,10 @@ class TrainTab:
             return [quiet_line("there is no preview yet"), None]
         number = min(max(int(which), 1), len(previews))
         return [quiet_line(f"preview at update {update_of(previews[number - 1]):,}"), _opened(previews, number)]
+
+
+def _while_open(is_live: bool, event: gr.SelectData) -> Any:
+    return gr.Timer(active=is_live and event.value == "Train")
 
 
 def _opened(previews: list[Path], number: int) -> Image.Image | None:
