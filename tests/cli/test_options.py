@@ -206,7 +206,7 @@ def test_every_option_has_a_row(verb):
 
 
 def test_every_verb_is_in_the_table():
-    assert {verb.split()[0] for verb in ROWS} == set(VERBS)
+    assert {verb.split()[0] for verb in ROWS} | {"studio"} == set(VERBS)  # that one serves: see `test_studio`
 
 
 @pytest.mark.parametrize(("verb", "option"), [(verb, option) for verb, rows in ROWS.items() for option in rows])
