@@ -60,6 +60,8 @@ def test_the_page_opens_with_the_models_own_settings(text_host, class_host):
     assert (ask.what, ask.style, ask.adaptive, ask.guidance, ask.temperature) == ("red heart", "a {}", True, 2.0, 0.9)
     assert text_host.prompt(ask) == "a red heart"
     assert text_host.prompt(replace(ask, style=AS_TYPED)) == "red heart"
+    assert text_host.parted("a blue dog") == ("blue dog", "a {}")
+    assert text_host.parted("dog") == ("dog", AS_TYPED)
     assert class_host.defaults().what == "animals/noto"
     assert class_host.frame_choices == []
     assert text_host.frame_choices == [3, 5, 7, 9]
@@ -230,6 +232,7 @@ def test_runs_are_found_and_read(tmp_path):
     )
     for step in (20, 3):
         Image.new("RGB", (2, 2)).save(tmp_path / "one" / "previews" / f"step-{step:07d}.png")
+    (tmp_path / "one" / "previews" / "step-0000030.png").symlink_to("/etc/passwd")
     assert [update_of(path) for path in previews_of(tmp_path / "one")] == [3, 20]
 
 

@@ -75,6 +75,9 @@ def test_the_page_opens_with_a_picture_and_every_tab_opens(studio, look):
 def test_what_is_made_is_the_pipelines_own_and_can_be_made_again_varied_kept_and_restored(studio, look, pipe, tmp_path):
     one = look(studio.url)
     page = one.page
+    page.get_by_label("Prompt", exact=True).first.fill("pizza")
+    page.locator(".gallery-item, tr.tr-body").first.click()  # the card's example: "a red heart", in its style
+    page.wait_for_function("() => document.querySelector('textarea, input[type=text]').value === 'red heart'")
     page.get_by_label("Prompt", exact=True).first.fill("dog")
     page.get_by_label("Seed").first.fill("7")
     made(one)

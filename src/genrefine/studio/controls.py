@@ -19,11 +19,9 @@ class What:
 
     def __init__(self, host: Host) -> None:
         own = host.defaults()
-        self.host = host
         if host.class_names:
             self.what: Any = gr.Dropdown([*host.class_names, NO_CLASS], value=own.what, label="Class")
             self.style: Any = None
-            self.negative: Any = None
             return
         self.what = gr.Textbox(
             own.what, label="Prompt", lines=1, max_lines=4, max_length=host.limits.prompt_characters, autofocus=True
@@ -33,7 +31,6 @@ class What:
             self.style = gr.Dropdown(
                 [AS_TYPED, *host.card.styles], value=own.style, label="Style", info="{} is where the prompt goes."
             )
-        self.negative = None
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -45,7 +42,7 @@ class What:
 class How:
     """Controls that say how it is made."""
 
-    def __init__(self, host: Host, count: bool = True, negative: bool = True, kernel: bool = True) -> None:
+    def __init__(self, host: Host, count: bool = True, negative: bool = True) -> None:
         own = host.defaults()
         self.parts: dict[str, Any] = {}
         with gr.Row():
@@ -73,10 +70,9 @@ class How:
             self.parts["temperature"] = gr.Slider(
                 0.1, 2, own.temperature, step=0.05, label="Temperature", info="Below 1 is safer, above more varied."
             )
-            if kernel:
-                self.parts["kernel"] = gr.Dropdown(
-                    [name for name in KERNELS if name != SWITCHING_KERNEL], value=own.kernel, label="Kernel"
-                )
+            self.parts["kernel"] = gr.Dropdown(
+                [name for name in KERNELS if name != SWITCHING_KERNEL], value=own.kernel, label="Kernel"
+            )
             if negative and not host.class_names:
                 self.parts["negative"] = gr.Textbox("", label="Negative prompt", info="What guidance leads away from.")
             self.parts["other"] = gr.Textbox(
@@ -84,14 +80,13 @@ class How:
             )
 
 
-def ask_from(host: Host, names: list[str], values: list[Any], **more: Any) -> Ask:
+def ask_from(host: Host, names: list[str], values: list[Any]) -> Ask:
     """Return the request that controls say.
 
     Args:
         host: whose defaults stand for controls that are not there.
         names: fields of `Ask`, one per control.
         values: of the controls.
-        more: fields that no control says.
 
     Raises:
         GenrefineError: a seed that is no whole number of at least 0.
@@ -108,7 +103,7 @@ def ask_from(host: Host, names: list[str], values: list[Any], **more: Any) -> As
     for name in ("count", "steps", "frames"):
         if name in given:
             given[name] = int(given[name])
-    return replace(host.defaults(), **{"style": AS_TYPED, **given, **more})
+    return replace(host.defaults(), **{"style": AS_TYPED, **given})
 
 
 def updates(ask: Ask, names: list[str], host: Host) -> list[Any]:

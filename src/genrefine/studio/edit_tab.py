@@ -123,7 +123,7 @@ class EditTab:
         self.drop.upload(told(self._drop), [self.drop], fresh, **SMALL)
         self.take.click(told(self._take), [samples, chosen], [*fresh, self.old], **SMALL)
         self.onward.click(told(self._onward), [self.last], fresh, **SMALL)
-        self.way.change(self._choose_way, [self.way, self.blend], [self.map_group, self.old, self.strength], **SMALL)
+        self.way.change(self._choose_way, [self.way], [self.map_group, self.old, self.strength], **SMALL)
         words = [self.way, self.old, *self.what.parts.values()]
         self.look.click(
             told(self._look), [self.picture, *words], [self.found, self.map, self.share, self.line], **MODEL
@@ -158,7 +158,7 @@ class EditTab:
             raise GenrefineError("there is no result yet; edit first")
         return self._fresh(last.frames[0], "the result is the picture now")
 
-    def _choose_way(self, way: str, blend: bool) -> Any:
+    def _choose_way(self, way: str) -> Any:
         strength = gr.Slider(value=0.6 if way == WHOLE else 1.0)
         return gr.Group(visible=way in (CHANGED, MENDED)), gr.update(visible=way == CHANGED), strength
 

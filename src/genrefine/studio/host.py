@@ -127,11 +127,7 @@ class Host:
     def defaults(self) -> Ask:
         """Return what the model's own settings would do, of the card's first example."""
         saved = self.pipeline.sampler.options()
-        what, style = (self.card.prompts or [""])[0], AS_TYPED
-        for one in self.card.styles:
-            before, after = one.split("{}")
-            if what.startswith(before) and what.endswith(after) and len(what) > len(before + after):
-                what, style = what[len(before) : len(what) - len(after)], one
+        what, style = self.parted((self.card.prompts or [""])[0])
         return Ask(
             what=self.class_names[0] if self.class_names else what,
             style=style,
@@ -141,6 +137,14 @@ class Host:
             temperature=saved.temperature,
             kernel=saved.kernel if saved.kernel != SWITCHING_KERNEL else "refresh",
         )
+
+    def parted(self, prompt: str) -> tuple[str, str]:
+        """Return what a prompt shows and its style, the first of the card that fits; else `AS_TYPED`."""
+        for style in self.card.styles:
+            before, after = style.split("{}")
+            if prompt.startswith(before) and prompt.endswith(after) and len(prompt) > len(before + after):
+                return prompt[len(before) : len(prompt) - len(after)], style
+        return prompt, AS_TYPED
 
     def prompt(self, ask: Ask) -> str | None:
         """Return the prompt or class name in full; None for no class.

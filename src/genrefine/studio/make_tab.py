@@ -110,7 +110,7 @@ class MakeTab:
                     self.stop = gr.Button("Stop", elem_id="make-stop")
                 self.how = How(host)
                 if host.card.prompts and not host.class_names:
-                    gr.Examples([[one] for one in host.card.prompts], self.what.what, label="Examples")
+                    self._offer(host)
                 self.restore = gr.UploadButton(
                     "Restore settings from a PNG of ours", file_types=[".png"], size="sm", elem_id="make-restore"
                 )
@@ -136,6 +136,11 @@ class MakeTab:
                     )
                 self.details = gr.HTML(described(first) if first else "", elem_id="make-details")
         self._wire()
+
+    def _offer(self, host: Host) -> None:
+        """Lay out the card's examples, which set the prompt and its style."""
+        parts = list(self.what.parts.values())
+        gr.Examples([list(host.parted(one))[: len(parts)] for one in host.card.prompts], parts, label="Examples")
 
     def _wire(self) -> None:
         parts = {**self.what.parts, **self.how.parts}

@@ -81,8 +81,9 @@ def names_of(rows: list[dict[str, Any]], word: str) -> tuple[str, ...]:
 
 
 def previews_of(run: Path) -> list[Path]:
-    """Return the preview pictures of a run, in the order of their updates."""
-    return sorted((run / "previews").glob("step-*.png"))
+    """Return the preview pictures of a run, in the order of their updates; links out of the run are left out."""
+    found = sorted((run / "previews").glob("step-*.png"))
+    return [path for path in found if path.resolve().is_relative_to(run.resolve())]
 
 
 def update_of(preview: Path) -> int:
