@@ -110,3 +110,34 @@ def test_codes_of_another_layout_are_refused() -> None:
         unpack_bits(torch.zeros(1, 3, dtype=torch.uint8), (4, 1, 1, 1), 4)
     with pytest.raises(GenrefineError, match="fit 1 bits"):
         pack_bits(torch.full((1, 4), 2, dtype=torch.int32), 1)
+
+
+@pytest.mark.parametrize(("rounds", "layout"), [(1, "bit"), (3, "bit"), (3, "index"), (8, "index"), (16, "bit")])
+def test_what_is_expected_of_certain_codes_is_their_value(rounds: int, layout: str) -> None:
+    hbq = HBQ(rounds, layout)  # type: ignore[arg-type]
+    codes = torch.randint(
+        hbq.code_classes, (2, hbq.code_channels(3), 1, 4, 5), generator=torch.Generator().manual_seed(1)
+    ).int()
+    certain = torch.nn.functional.one_hot(codes.long(), hbq.code_classes).float()
+    assert torch.equal(hbq.expect(certain), hbq.decode(codes))
+
+
+def test_expectation_is_the_mean_over_all_labels_and_needs_no_independence() -> None:
+    """A joint law of the bits of one value has one expectation, whether it is read from labels or from marginals."""
+    hbq = HBQ(3, "index")
+    law = torch.rand(1, 2, 1, 2, 3, 8, generator=torch.Generator().manual_seed(2)).square()
+    law = law / law.sum(-1, keepdim=True)
+    values = hbq.decode(torch.arange(8).int().reshape(1, 8, 1))[0, :, 0]
+    by_hand = (law * values).sum(-1)
+    assert torch.allclose(hbq.expect(law), by_hand, atol=1e-6)
+    ones = [(law * ((torch.arange(8) >> (2 - r)) & 1)).sum(-1) for r in range(3)]
+    marginals = torch.cat(ones, dim=1)
+    bits = torch.stack([1 - marginals, marginals], dim=-1)
+    assert torch.allclose(HBQ(3, "bit").expect(bits), by_hand, atol=1e-6)
+
+
+def test_probabilities_of_another_layout_are_refused() -> None:
+    with pytest.raises(GenrefineError, match="16 classes, last; got 2"):
+        HBQ(4, "index").expect(torch.full((1, 4, 1, 1, 2), 0.5))
+    with pytest.raises(GenrefineError, match="multiple of 4"):
+        HBQ(4, "bit").expect(torch.full((1, 6, 1, 1, 2), 0.5))

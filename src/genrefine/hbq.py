@@ -107,6 +107,31 @@ class HBQ:
         index = to_index(codes, self.rounds) if self.layout == "bit" else codes
         return (2 * index + 1).float().mul_(2.0**-self.rounds).sub_(1)
 
+    def expect(self, probabilities: Float[Tensor, "batch channels *grid classes"]) -> Float[Tensor, "batch dim *grid"]:
+        """Return the expected values of codes that are not certain, float32.
+
+        By the linearity of `decode`: ``sum_r (2 p_r - 1) 2^-r`` with ``p_r = P(b_r = 1)`` for bits, whether they
+        depend on each other or not, and ``sum_k p_k v_k`` with the value ``v_k`` of label ``k`` for an index.
+
+        Args:
+            probabilities: of the classes of each code, classes last.
+        """
+        if probabilities.shape[-1] != self.code_classes:
+            raise GenrefineError(
+                f"probabilities must be of {self.code_classes} classes, last; got {probabilities.shape[-1]}; "
+                "check that layout and rounds match"
+            )
+        self.latent_dim(probabilities.shape[1])
+        if self.layout == "index":
+            values = torch.arange(self.code_classes, dtype=torch.float64, device=probabilities.device)
+            values = (2 * values + 1) * 2.0**-self.rounds - 1
+            return (probabilities.double() * values).sum(-1).float()
+        ones = probabilities[..., 1].float().chunk(self.rounds, dim=1)
+        expected = torch.zeros_like(ones[0])
+        for number, one in enumerate(ones, start=1):
+            expected += (2 * one - 1) * 2.0**-number
+        return expected
+
     def quantize(self, latents: Float[Tensor, "batch dim *grid"]) -> Float[Tensor, "batch dim *grid"]:
         """Return ``q_M`` of the latents, without gradient; the shape and, but for half precision, the dtype stay."""
         return _index(latents.detach(), self.rounds).mul_(2).add_(1).float().mul_(2.0**-self.rounds).sub_(1)

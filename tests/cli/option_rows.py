@@ -49,6 +49,7 @@ def sampling(base: str) -> dict[str, tuple[str, str]]:
         "--schedule": (base, base + " --schedule cosine"),
         "--shift": (base, base + " --shift 3"),
         "--kernel": (base, base + " --kernel exact"),
+        "--final-latents": (base, base + " --final-latents expected"),
         "--kernel-switch": (
             base.replace("steps 2", "steps 5") + " --kernel refresh-then-exact --kernel-switch 0.2",
             base.replace("steps 2", "steps 5") + " --kernel refresh-then-exact --kernel-switch 0.9",

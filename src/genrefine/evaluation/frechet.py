@@ -95,12 +95,16 @@ def kernel_distance(
 
 def _mmd(a: Tensor, b: Tensor) -> Tensor:
     """Return the unbiased squared maximum mean discrepancy with the cubic kernel."""
-    within_a, within_b = ((k.sum() - k.trace()) / (len(k) * (len(k) - 1)) for k in (_kernel(a, a), _kernel(b, b)))
-    distance: Tensor = within_a + within_b - 2 * _kernel(a, b).mean()
+    own = cubic_kernel(a, a), cubic_kernel(b, b)
+    within_a, within_b = ((k.sum() - k.trace()) / (len(k) * (len(k) - 1)) for k in own)
+    distance: Tensor = within_a + within_b - 2 * cubic_kernel(a, b).mean()
     return distance
 
 
-def _kernel(a: Tensor, b: Tensor) -> Tensor:
+def cubic_kernel(
+    a: Float[Tensor, "pictures_a features"], b: Float[Tensor, "pictures_b features"]
+) -> Float[Tensor, "pictures_a pictures_b"]:
+    """Return (x . y / d + 1)^3 for every x of one set and y of the other."""
     kernel: Tensor = (a @ b.T / a.shape[1] + 1).pow(3)
     return kernel
 

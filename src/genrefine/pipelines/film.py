@@ -1,6 +1,6 @@
 """Record the refinement film of a pipeline call.
 
-A recorder is a callback that looks on: it decodes the prediction of every step and counts, per position, which share of
+A recorder is a callback that looks on: it decodes what every step predicts and counts, per position, which share of
 the code channels the step kept, filled, erased and left blank. Of a clip it shows the frame in the middle, and the
 shares of all its latent frames.
 
@@ -49,7 +49,7 @@ class FilmRecorder:
                 f"a film needs one caption per picture; got {len(self.captions)} for {record.num_samples} pictures"
             )
         shares = position_shares(record)
-        pixels = pipeline.decode(record.prediction)
+        pixels = pipeline.show(record)
         middle = pixels.shape[2] // 2
         pictures = to_pil(pixels[:, :, middle : middle + 1])
         for row, sample in enumerate(record.active.tolist()):

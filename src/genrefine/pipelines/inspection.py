@@ -1,6 +1,6 @@
 """Look inside a refinement: at every step the picture in mind, what became of each position, what the network believes.
 
-    step i      picture    decoded from the prediction Y of all clean codes
+    step i      picture    decoded from the prediction Y of all clean codes, or from the values expected of them
                 shares     of the channels of each position: kept, filled, erased, blank
                 entropy    of what the network says of each position, over log(classes), in [0, 1]
                 bits       P(b_r = 1) of every bit of a latent value, from the logits that Y is drawn from
@@ -145,7 +145,7 @@ def _look(pipe: RefinementPipeline, record: RefinementStep) -> InspectedStep:
         next_signal=float(record.next_signal[0]),
         mean_entropy=float(record.entropy[0]),
         num_evaluations=int(record.num_evaluations[0]),
-        pictures=to_pil_clips(pipe.decode(record.prediction))[0],
+        pictures=to_pil_clips(pipe.show(record))[0],
         codes=codes,
         shares=fates.float().mean(dim=1).cpu(),
         entropy=entropy,

@@ -12,13 +12,11 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from diffusers.configuration_utils import FrozenDict
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from diffusers.utils.accelerate_utils import apply_forward_hook
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from genrefine import registry
@@ -28,6 +26,7 @@ from genrefine.model_folder.checks import LOADING_OPTIONS, check_pipeline_folder
 from genrefine.model_folder.checksums import write_checksums
 from genrefine.model_folder.find import fetch_folder
 from genrefine.pipelines.adapters import AdapterMixin
+from genrefine.pipelines.codes import CodesMixin
 from genrefine.pipelines.editing import Edit, EditOptions, known_codes, resolve_edits
 from genrefine.pipelines.output import facts_of, require_output_type, to_clips, to_output
 from genrefine.pipelines.progress import CALLBACK_INPUTS, Call, Calls, FollowedGuidance, StepCallback, watched
@@ -41,7 +40,7 @@ from genrefine.tokenizer import VisualTokenizer
 FOLDER_CODE = "pipeline.py"
 
 
-class RefinementPipeline(AdapterMixin, DiffusionPipeline):  # type: ignore[misc]
+class RefinementPipeline(AdapterMixin, CodesMixin, DiffusionPipeline):  # type: ignore[misc]
     """Hold a refiner, a visual tokenizer and a sampler; `ClassPipeline` and `TextPipeline` add what they are told.
 
     Adapters go by diffusers' words: `load_lora_weights`, `set_adapters(names, weights)`, `disable_lora`, `fuse_lora`,
@@ -105,14 +104,6 @@ class RefinementPipeline(AdapterMixin, DiffusionPipeline):  # type: ignore[misc]
         self.register_to_config(**settings)
         if self.refiner is not None:
             self.refiner.__dict__["_pipeline_settings"] = settings
-
-    def enable_tiling(self, tile: int = 32, overlap: int = 8) -> None:
-        """Decode large pictures tile by tile, see `VisualTokenizer.enable_tiling`."""
-        self.visual_tokenizer.enable_tiling(tile, overlap)
-
-    def disable_tiling(self) -> None:
-        """Decode every picture as a whole."""
-        self.visual_tokenizer.disable_tiling()
 
     def register_modules(self, **components: Any) -> None:
         """Take the components, and note the address that a saved folder names them by: never that of a module."""
@@ -185,10 +176,11 @@ class RefinementPipeline(AdapterMixin, DiffusionPipeline):  # type: ignore[misc]
         followed = replace(sampling, guidance=FollowedGuidance(sampling.guidance, call, call.guidance_scale))
         with self._calls.one(call):
             steps = self.steps(replace(request, sampling=followed))
-            result = collect(watched(self, call, steps, callback_on_step_end, callback_on_step_end_tensor_inputs))
+            steps = watched(self, call, steps, callback_on_step_end, callback_on_step_end_tensor_inputs)
+            result = collect(steps, self.visual_tokenizer.hbq)
         made: Any = result.codes
         if output_type not in ("codes", "latent"):
-            pixels = self.decode(result.codes)
+            pixels = self.decode_latents(cast(Tensor, result.latents))
             made = to_clips(pixels, output_type) if request.is_clip else to_output(pixels, output_type)
             if output_type == "pil":
                 made = restored(made, request)
@@ -198,7 +190,7 @@ class RefinementPipeline(AdapterMixin, DiffusionPipeline):  # type: ignore[misc]
     def refine(self, *what: Any, **arguments: Any) -> Iterator[RefinementStep]:
         """Return an iterator over the steps of a refinement: for films, previews and studies.
 
-        Arguments are those of `prepare`; `decode(step.prediction)` shows how far the samples are.
+        Arguments are those of `prepare`; `show(step)` decodes how far the samples are.
         """
         return self.steps(self.prepare(*what, **arguments))
 
@@ -221,26 +213,12 @@ class RefinementPipeline(AdapterMixin, DiffusionPipeline):  # type: ignore[misc]
         strides = tokenizer.spatial_stride, tokenizer.temporal_stride
         return resolve_edits(image, options, count, size, frames, strides, self.encode)
 
-    @torch.no_grad()
-    def encode(self, pixels: Float[Tensor, "batch 3 frames height width"]) -> Int[Tensor, "batch channels t h w"]:
-        """Return the codes of pixels in [-1, 1], on the pipeline's device."""
-        encode: Any = apply_forward_hook(VisualTokenizer.encode)  # brings an offloaded tokenizer to its device
-        codes: Tensor = encode(self.visual_tokenizer, pixels.to(self._execution_device, self.visual_tokenizer.dtype))
-        return codes
-
     def _call(self, what: Any, arguments: dict[str, Any]) -> Any:
         """Prepare and run; each word goes where it belongs."""
         running = {name: arguments.pop(name) for name in _RUNNING if name in arguments}
         if "output_type" in running:
             require_output_type(running["output_type"])  # before seeds are drawn and prompts encoded
         return self.run(self.prepare(what, **arguments), **running)
-
-    @torch.no_grad()
-    def decode(self, codes: Int[Tensor, "batch channels t h w"]) -> Float[Tensor, "batch 3 frames height width"]:
-        """Decode codes to pixels in [-1, 1], each picture by itself so that it cannot depend on the others."""
-        decode_one = apply_forward_hook(VisualTokenizer.decode)  # brings an offloaded tokenizer to its device
-        device = self._execution_device
-        return torch.cat([decode_one(self.visual_tokenizer, one.to(device)) for one in codes.split(1)]).float()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:

@@ -356,4 +356,5 @@ def _whole(records: Iterator[RefinementStep], first_frames: Sequence[FirstFrame]
             state=with_first_frames(record.state, given),
             was_held=with_first_frames(record.was_held, held),
             is_held=with_first_frames(record.is_held, held),
+            fixed=with_first_frames(record.fixed, held),
         )

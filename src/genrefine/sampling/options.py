@@ -17,6 +17,7 @@ from genrefine.errors import GenrefineError, GenrefineNotice, refuse_unknown_set
 SCHEDULES = ("linear", "cosine")
 SWITCHING_KERNEL = "refresh-then-exact"
 KERNELS = ("refresh", "exact", SWITCHING_KERNEL)
+FINAL_LATENTS = ("drawn", "expected")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -46,6 +47,9 @@ class SamplingOptions:
     kernel: str = _option("refresh", f"the way from state to state: {', '.join(KERNELS)}", "NAME")
     kernel_switch: float | None = _option(
         None, f"signal at which {SWITCHING_KERNEL} changes over, between 0 and 1", "SIGNAL"
+    )
+    final_latents: str = _option(
+        "drawn", f"what the last prediction gives the decoder: {' or '.join(FINAL_LATENTS)} values", "NAME"
     )
 
     @classmethod

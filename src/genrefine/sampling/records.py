@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from itertools import chain
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from genrefine.errors import GenrefineError
+from genrefine.hbq import HBQ
 from genrefine.sampling.guidance import GuidedLogits
 
 
@@ -42,6 +44,8 @@ class RefinementStep:
         is_held: the same after the step.
         temperature: that the prediction is drawn at.
         logits: what the network said of the latent frames that it predicts, which the prediction is drawn from.
+        fixed: elements that are given and not predicted: of an edited picture, of a first frame.
+        final_latents: "drawn" or "expected", see `latents`.
     """
 
     index: int
@@ -59,6 +63,30 @@ class RefinementStep:
     is_held: Bool[Tensor, "active channels t h w"]
     temperature: Float[Tensor, "active"]
     logits: GuidedLogits
+    fixed: Bool[Tensor, "active channels t h w"]
+    final_latents: str
+
+    def latents(self, hbq: HBQ, rows: Bool[Tensor, "active"] | None = None) -> Float[Tensor, "shown dim t h w"]:
+        """Return what the decoder shows of this step: of the last one, the result.
+
+        "drawn" are the values of the codes in `prediction`. "expected" are the means of those values under what the
+        network says of all clean codes, E[z | X_t], guided and at temperature 1: the drawing of the last step adds
+        noise that no later step corrects, and the decoder takes any value in (-1, 1). Where codes are given, they are
+        the given ones either way.
+
+        Args:
+            hbq: of the codes.
+            rows: True for the samples to show; by default all.
+        """
+        shown = slice(None) if rows is None else rows.to(self.prediction.device)
+        prediction = self.prediction[shown]
+        if self.final_latents == "drawn":
+            return hbq.decode(prediction)
+        probabilities = torch.softmax(self.logits.guided[shown].float(), dim=-1)
+        first = prediction.shape[2] - probabilities.shape[2]  # given frames, of which the network says nothing
+        probabilities = F.pad(probabilities, (0, 0, 0, 0, 0, 0, first, 0))
+        certain = torch.zeros_like(probabilities).scatter_(-1, prediction.long()[..., None], 1)
+        return hbq.expect(torch.where(self.fixed[shown][..., None], certain, probabilities))
 
     @property
     def filled(self) -> Bool[Tensor, "active channels t h w"]:
@@ -90,16 +118,22 @@ class RefinementResult:
         num_steps: steps taken.
         num_evaluations: network evaluations, guidance included.
         entropy: normalized entropy at every step, one tuple per sample.
+        latents: what the decoder gets, where the quantizer was given; see `RefinementStep.latents`.
     """
 
     codes: Int[Tensor, "batch channels t h w"]
     num_steps: Int[Tensor, "batch"]
     num_evaluations: Int[Tensor, "batch"]
     entropy: tuple[tuple[float, ...], ...]
+    latents: Float[Tensor, "batch dim t h w"] | None = None
 
 
-def collect(records: Iterable[RefinementStep]) -> RefinementResult:
+def collect(records: Iterable[RefinementStep], hbq: HBQ | None = None) -> RefinementResult:
     """Run a refinement to its end and return what came out.
+
+    Args:
+        records: those of `refine`, unread.
+        hbq: of the codes, for the latents of the result.
 
     Raises:
         GenrefineError: if there is no step at all.
@@ -109,14 +143,18 @@ def collect(records: Iterable[RefinementStep]) -> RefinementResult:
     if first is None:
         raise GenrefineError("a refinement has at least one step; got none; pass the records of `refine` unread")
     codes = torch.zeros_like(first.prediction)
+    latents = None if hbq is None else torch.zeros_like(first.latents(hbq))
     num_steps, num_evaluations = torch.zeros(2, first.num_samples, dtype=torch.long)
     traces: list[list[float]] = [[] for _ in range(first.num_samples)]
     for record in chain([first], records):
         finished = record.finished
-        rows = finished.to(codes.device)
-        codes[record.active[finished].to(codes.device)] = record.prediction[rows]
+        if finished.any():
+            samples = record.active[finished].to(codes.device)
+            codes[samples] = record.prediction[finished.to(codes.device)]
+            if hbq is not None and latents is not None:
+                latents[samples] = record.latents(hbq, finished)
         num_steps[record.active] += 1
         num_evaluations[record.active] += record.num_evaluations
         for sample, value in zip(record.active.tolist(), record.entropy.tolist(), strict=True):
             traces[sample].append(value)
-    return RefinementResult(codes, num_steps, num_evaluations, tuple(tuple(trace) for trace in traces))
+    return RefinementResult(codes, num_steps, num_evaluations, tuple(tuple(trace) for trace in traces), latents)

@@ -6,8 +6,9 @@ Signals 0 = t_0 < t_1 < ... ; N uniform noise, drawn once; X_0 = N. Step i, for 
     Y       ~ Categorical(softmax(logits / temperature))    every element by itself
     X_{i+1} ~ kernel(X_i, Y, N, t_i, t_{i+1})               see `kernels`
 
-and the result is the last Y. Samples may take different numbers of steps: each has signals of its own, the step budget
-decides how many, and one that has finished leaves the network call (`rows`). `refine` is a generator of records.
+and the result is the last Y, or the values that are expected of it (`RefinementStep.latents`). Samples may take
+different numbers of steps: each has signals of its own, the step budget decides how many, and one that has finished
+leaves the network call (`rows`). `refine` is a generator of records.
 """
 
 from collections.abc import Iterator, Sequence
@@ -88,6 +89,8 @@ def refine(
             is_held=state.held,
             temperature=rows.temperature,
             logits=logits,
+            fixed=known.fixed,
+            final_latents=settings.final_latents,
         )
         going = (~finished).nonzero().flatten()
         if len(going) == 0:

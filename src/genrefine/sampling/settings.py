@@ -17,7 +17,14 @@ from genrefine.errors import GenrefineError
 from genrefine.sampling.budgets import EntropySteps, FixedSteps, StepBudget
 from genrefine.sampling.guidance import Guidance, GuidanceLaw, PowerCosineGuidance
 from genrefine.sampling.kernels import ExactKernel, Kernel, RefreshKernel, RefreshThenExactKernel
-from genrefine.sampling.options import KERNELS, SCHEDULES, SWITCHING_KERNEL, SamplingOptions, typed_fields
+from genrefine.sampling.options import (
+    FINAL_LATENTS,
+    KERNELS,
+    SCHEDULES,
+    SWITCHING_KERNEL,
+    SamplingOptions,
+    typed_fields,
+)
 from genrefine.sampling.schedules import CosineSchedule, LinearSchedule, Schedule, ShiftedSchedule
 
 
@@ -67,6 +74,7 @@ class SamplingSettings:
         kernel: the way from one state to the next.
         temperature: divides the logits, more than 0.
         signal: what network and guidance are told.
+        final_latents: what a prediction gives the decoder: the values of the "drawn" codes, or the "expected" values.
     """
 
     steps: StepBudget = field(default_factory=FixedSteps)
@@ -75,10 +83,13 @@ class SamplingSettings:
     kernel: Kernel = field(default_factory=RefreshKernel)
     temperature: float = 1.0
     signal: SignalRule = field(default_factory=ScheduledSignal)
+    final_latents: str = "drawn"
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < float("inf"):
             raise GenrefineError(f"temperature must be a positive number; got {self.temperature}")
+        if self.final_latents not in FINAL_LATENTS:
+            raise GenrefineError(f"final_latents must be one of {', '.join(FINAL_LATENTS)}; got {self.final_latents!r}")
 
     @classmethod
     def of(cls, options: SamplingOptions, entropy_steps: Any = None) -> "SamplingSettings":
@@ -97,6 +108,7 @@ class SamplingSettings:
             schedule=_schedule(options),
             kernel=_kernel(options),
             temperature=options.temperature,
+            final_latents=options.final_latents,
         )
 
     def describe(self) -> dict[str, Any]:

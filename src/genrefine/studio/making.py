@@ -107,11 +107,10 @@ def make(host: Host, ask: Ask, stop: Stop | None = None, **edit: Any) -> Iterato
     for record in host.pipeline.steps(request):
         now = time.perf_counter()
         fresh = now - shown_at >= BETWEEN_PREVIEWS or not all(clips)
-        rows = (torch.ones_like(record.finished) if fresh else record.finished).nonzero().flatten()
-        if len(rows):
-            there = rows.to(record.prediction.device)
-            made = to_pil_clips(host.pipeline.decode(record.prediction[there]))
-            for row, frames in zip(rows.tolist(), made, strict=True):
+        shown = torch.ones_like(record.finished) if fresh else record.finished
+        if shown.any():
+            made = to_pil_clips(host.pipeline.show(record, shown))
+            for row, frames in zip(shown.nonzero().flatten().tolist(), made, strict=True):
                 clips[int(record.active[row])] = frames
         for row, sample in enumerate(record.active.tolist()):
             steps[sample] += 1

@@ -13,7 +13,7 @@ on the weights. What is promised, and tested:
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from genrefine.errors import GenrefineError
@@ -26,9 +26,12 @@ def require_tiling(tile: int, overlap: int) -> None:
 
 
 def tiled(
-    decode: Callable[[Tensor], Tensor], codes: Int[Tensor, "batch channels t h w"], tile: int = 32, overlap: int = 8
+    decode: Callable[[Tensor], Tensor],
+    codes: Shaped[Tensor, "batch channels t h w"],
+    tile: int = 32,
+    overlap: int = 8,
 ) -> Float[Tensor, "batch 3 frames height width"]:
-    """Decode codes in square tiles.
+    """Decode codes, or latents, in square tiles.
 
     Args:
         decode: decodes a whole picture.

@@ -170,11 +170,16 @@ class VisualTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
             raise GenrefineError(
                 f"codes must have {self.code_channels} channels ({self.hbq.layout} layout); got {codes.shape[1]}"
             )
-        with torch.no_grad():
-            return tiled(self._decode, codes, *self.tiling) if self.tiling else self._decode(codes)
+        return self.decode_whole(self.hbq.decode(codes))
 
-    def _decode(self, codes: Tensor) -> Tensor:
-        return self.decode_latents(self.hbq.decode(codes).to(self.dtype))
+    def decode_whole(self, latents: Float[Tensor, "batch dim t h w"]) -> Float[Tensor, "batch 3 frames height width"]:
+        """Turn latents in [-1, 1] into pixels, tile by tile if that is enabled: `decode` with values for codes.
+
+        Latents need not be values that codes have: the expected ones (`HBQ.expect`) are not.
+        """
+        with torch.no_grad():
+            latents = latents.to(self.dtype)
+            return tiled(self.decode_latents, latents, *self.tiling) if self.tiling else self.decode_latents(latents)
 
     def enable_tiling(self, tile: int = 32, overlap: int = 8) -> None:
         """Decode large pictures tile by tile, in memory that depends on the tile; see `tiling`. Encoding stays whole.
