@@ -23,6 +23,10 @@ SAMPLES = (
     "evaluate samples --model m --data set --split test --num-samples 8 --num-inference-steps 2 "
     "--extractor quarters.pt2 --extractor-size 32"
 )
+JUDGED = "--data set --split test --extractor quarters.pt2 --extractor-size 32"
+PICTURES = f"evaluate pictures {JUDGED} ours"
+PAIRS = f"evaluate pairs {JUDGED} ours theirs"
+STATISTICS = f"evaluate statistics {JUDGED} -o made.npz"
 CONVERT = "convert refiner.pth --in-context-start 1 -o new"
 PIPELINE = "convert m/refiner --tokenizer m -o new"
 TEXT = "convert t/refiner --tokenizer t -o new"
@@ -88,6 +92,19 @@ def everywhere(base: str, *options: str) -> dict[str, tuple[str, str]]:
         "--batch-size": (base, base + " --batch-size 3"),
     }
     return {option: rows[option] for option in options}
+
+
+def sets(base: str) -> dict[str, tuple[str, str]]:
+    """Return rows of the options that all subjects of pictures at hand have."""
+    return {
+        "--size": (base, base + " --size 12"),
+        "--seed": (base, base + " --seed 3"),
+        "--data": (base, base.replace("--data set ", "--data set2 ")),
+        "--extractor": (base, base.replace("quarters.pt2", "thirds.pt2")),
+        "--extractor-size": (base, base.replace("--extractor-size 32", "--extractor-size 64")),
+        **without(pictures(base), "--label-column"),
+        **everywhere(base, "--json", "--batch-size"),
+    }
 
 
 ROWS: dict[str, dict[str, tuple[str, str]]] = {
@@ -201,6 +218,7 @@ ROWS: dict[str, dict[str, tuple[str, str]]] = {
         "--extractor": (SAMPLES, SAMPLES.replace("quarters", "thirds")),
         "--extractor-size": (SAMPLES, SAMPLES + " --extractor-size 64"),
         "--samples": (SAMPLES, SAMPLES + " --samples kept"),
+        "--reference": (SAMPLES, SAMPLES + " --reference quarters.npz"),
         "--seed": (SAMPLES, SAMPLES + " --seed 3"),
         "--data": (SAMPLES, SAMPLES.replace("--data set", "--data set2")),
         "--adapter": (SAMPLES, SAMPLES + " --adapter ad"),
@@ -209,6 +227,21 @@ ROWS: dict[str, dict[str, tuple[str, str]]] = {
         **pictures(SAMPLES),
         **everywhere(SAMPLES + " --json did.json", "--dtype"),
         **everywhere(SAMPLES, "--model", "--device", "--json", "--batch-size"),
+    },
+    "evaluate pictures": {
+        "pictures": (PICTURES, PICTURES.replace("ours", "theirs")),
+        "--reference": (PICTURES, PICTURES + " --reference quarters.npz"),
+        **sets(PICTURES),
+    },
+    "evaluate pairs": {
+        "first": (PAIRS, PAIRS.replace("ours", "theirs")),
+        "second": (PAIRS, PAIRS.replace("theirs", "ours")),
+        "--num-resamplings": (PAIRS, PAIRS + " --num-resamplings 20"),
+        **sets(PAIRS),
+    },
+    "evaluate statistics": {
+        "--output": (STATISTICS, STATISTICS.replace("made.npz", "other.npz")),
+        **without(sets(STATISTICS), "--seed"),
     },
     "evaluate prompts": {**PROMPT_ROWS, **with_shared(PROMPTS, sampling(PROMPTS))},
     "evaluate clips": {**CLIP_ROWS, **with_shared(CLIPS, sampling(CLIPS))},

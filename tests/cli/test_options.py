@@ -24,7 +24,9 @@ from PIL import Image, ImageOps
 from safetensors.torch import load_file
 
 from genrefine.cli import VERBS, OneLineParser, main
+from genrefine.evaluation.statistics import Statistics, write_statistics
 from genrefine.refiner.adapter import lora_config
+from published_networks import TinyI3D, save_script
 from tiny_models import CLASS_NAMES, tiny_pipeline, tiny_text_encoder, tiny_text_pipeline
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -72,6 +74,8 @@ def place(tmp_path_factory, model, pictures):
         Image.new("RGBA", (16, 16), (9, 9, 9, 0)).save(folder / "clear" / split / "food" / "fluent" / "0.png")
         (folder / "bad" / split / "food" / "fluent" / "bad.png").write_text("no picture")
     shutil.copytree(pictures / "train", folder / "set2" / "test")
+    shutil.copytree(pictures / "train", folder / "ours")
+    shutil.copytree(pictures / "test", folder / "theirs")
     for index, name in enumerate(("a.png", "b.png")):
         shutil.copy(pictures / "train" / "food" / "fluent" / f"{index}.png", folder / name)
     write_table(folder / "table.parquet", pictures)
@@ -93,6 +97,9 @@ def place(tmp_path_factory, model, pictures):
         shapes = ({0: torch.export.Dim("batch", max=4096), 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO},)
         program = torch.export.export(network, (torch.zeros(2, 3, 32, 32),), dynamic_shapes=shapes)
         torch.export.save(program, folder / f"{name}.pt2")
+    gaussian = torch.eye(12, dtype=torch.float64)
+    write_statistics(folder / "quarters.npz", Statistics(gaussian[0], gaussian))
+    save_script(TinyI3D(), folder / "i3d.pt")
     weights = {name: weights_of(f"{name}.safetensors") for name in ("class_refiner_index", "tokenizer")}
     refiner = weights["class_refiner_index"]
     doubled = {key: 2 * tensor if "linear" in key else tensor for key, tensor in refiner.items()}

@@ -53,6 +53,7 @@ PROMPT_ROWS = {
 }
 CLIP_ROWS = {
     "--frames": (CLIPS, CLIPS.replace("--frames 5", "--frames 3")),
+    "--clip-extractor": (CLIPS, CLIPS + " --clip-extractor i3d.pt"),
     "--first-frames": (CLIPS, CLIPS + " --first-frames"),
 }
 TOKENIZER_FRAMES = "evaluate tokenizer --model t --data movies/test --rounds --frames 3"

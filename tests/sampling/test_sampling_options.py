@@ -96,7 +96,7 @@ def test_a_description_is_json_and_names_everything():
         "kernel": {"type": "RefreshThenExactKernel", "switch": 0.4},
         "temperature": 1.0,
         "signal": {"type": "ScheduledSignal"},
-            "final_latents": "drawn",
+        "final_latents": "drawn",
     }
 
 

@@ -1,14 +1,22 @@
 """What a verb says: lines on standard output, numbers as JSON."""
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 
+def is_first_process() -> bool:
+    """Return whether this process is the only one or the first of several."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(line: str = "") -> None:
-    """Print one line."""
+    """Print one line; of several processes (`torchrun`) the first speaks for all."""
+    if not is_first_process():
+        return
     sys.stdout.write(f"{line}\n")
 
 

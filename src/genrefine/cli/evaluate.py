@@ -1,16 +1,23 @@
-"""`genrefine evaluate`: how good reconstructions, samples, pictures of prompts and clips are."""
+"""`genrefine evaluate`: how good reconstructions, samples, pictures of prompts and clips are, alone and in pairs."""
 
 import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
-from genrefine.cli.answers import say
+from genrefine.cli.answers import is_first_process, say
+from genrefine.cli.evaluate_pictures import (
+    add_pair_options,
+    add_picture_options,
+    add_statistics_options,
+    measure_pairs,
+    measure_pictures,
+    measure_statistics,
+)
 from genrefine.cli.evaluate_text import (
     add_clip_options,
     add_prompt_options,
     load_clips,
-    load_extractor,
     measure_clips,
     measure_prompts,
 )
@@ -29,10 +36,12 @@ from genrefine.cli.options import (
     positive,
     sampling_of,
 )
+from genrefine.cli.scores import REFERENCE_HELP, add_extractor_options, load_extractor, load_reference, say_scores
+from genrefine.errors import GenrefineError
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Describe the options of the verb: four subjects, each with its own."""
+    """Describe the options of the verb: seven subjects, each with its own."""
     subjects = parser.add_subparsers(dest="subject", metavar="SUBJECT", required=True)
     tokenizer = subjects.add_parser("tokenizer", help="PSNR, SSIM and bits per pixel of reconstructions")
     tokenizer.add_argument(
@@ -52,28 +61,33 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_prompt_options(prompts)
     clips = subjects.add_parser("clips", help="clips of captions beside the real ones")
     add_clip_options(clips)
+    pictures = subjects.add_parser("pictures", help="the same distances of pictures that are there already")
+    add_picture_options(pictures)
+    pairs = subjects.add_parser("pairs", help="which of two sets of the same seeds is nearer, with an interval")
+    add_pair_options(pairs)
+    statistics = subjects.add_parser("statistics", help="write mean and covariance of real pictures")
+    add_statistics_options(statistics)
+    for subject in (samples, prompts, clips, pictures, pairs, statistics):
+        add_extractor_options(subject)
+    for subject in (samples, prompts, clips, pictures, pairs):
+        subject.add_argument("--seed", type=int, default=0, metavar="S", help="seed of subsets and choices (0)")
+    samples.add_argument("--reference", type=Path, metavar="FILE", help=REFERENCE_HELP)
     for subject in (samples, prompts, clips):
-        subject.add_argument(
-            "--extractor",
-            type=Path,
-            metavar="FILE",
-            help="feature network, a .pt2 file, which is a program: one that you trust (default: EfficientNet-Lite0)",
-        )
-        subject.add_argument(
-            "--extractor-size", type=positive, default=128, metavar="PIXELS", help="side of its input (128)"
-        )
         subject.add_argument(
             "--samples", type=Path, metavar="DIR", help="keep finished samples here, and continue from them"
         )
-        subject.add_argument("--seed", type=int, default=0, metavar="S", help="seed of subsets and choices (0)")
         add_model_option(subject, default=CLASS_MODEL if subject is samples else TEXT_MODEL)
         add_adapter_options(subject)
         add_sampling_options(subject)
-    for subject, default in ((tokenizer, 32), (samples, 16), (prompts, 16), (clips, 8)):
-        subject.add_argument("--data", required=True, metavar="SOURCE", help="held-out pictures: folder or data set")
+    large = (tokenizer, pictures, pairs, statistics)
+    for subject in (*large, samples, prompts, clips):
+        may_lack = subject in (samples, pictures)
+        words = "held-out pictures: folder or data set" + (" (not needed with --reference)" if may_lack else "")
+        subject.add_argument("--data", required=not may_lack, metavar="SOURCE", help=words)
         add_data_options(subject, labels=subject is samples)
-        add_batch_option(subject, default)
+        add_batch_option(subject, 32 if subject in large else 8 if subject is clips else 16)
         add_json_option(subject)
+    for subject in (tokenizer, samples, prompts, clips):
         add_device_option(subject)
         add_dtype_option(subject)
 
@@ -86,9 +100,8 @@ def run(options: argparse.Namespace) -> None:
         require_writable(options.json)
     if getattr(options, "samples", None):
         require_writable_folder(options.samples)
-    measure = {"tokenizer": _tokenizer, "samples": _samples, "prompts": measure_prompts, "clips": measure_clips}
-    record = measure[options.subject](options)
-    if options.json:
+    record = _MEASURE[options.subject](options)
+    if options.json and is_first_process():
         write_atomically(options.json, (record.to_json() + "\n").encode())
 
 
@@ -116,11 +129,17 @@ def _clips(options: argparse.Namespace) -> Any:
 def _samples(options: argparse.Namespace) -> Any:
     from genrefine.evaluation.evaluate import evaluate_class_pipeline
 
+    if options.data is None and options.reference is None:
+        raise GenrefineError("samples are compared with real pictures; give --data SOURCE or --reference FILE, or both")
+    if options.data is None and options.training_split:
+        raise GenrefineError("--training-split names a split of the data; give --data with it")
+    reference = load_reference(options)
     pipeline = load_class_pipeline(options.model, options.device, options.dtype)
     adapt(pipeline, options)
     names = pipeline.class_names
-    held_out = load_pictures(options.data, options, pipeline.picture_size, names)
-    training = None
+    held_out = training = None
+    if options.data is not None:
+        held_out = load_pictures(options.data, options, pipeline.picture_size, names)
     if options.training_split:
         training = load_pictures(options.data, options, pipeline.picture_size, names, options.training_split)
     pipeline.set_progress_bar_config(disable=True)
@@ -134,14 +153,12 @@ def _samples(options: argparse.Namespace) -> Any:
         options.samples,
         options.seed,
         progress=sys.stderr.isatty(),
+        reference=reference,
         **sampling_of(options),
     )
     say(found.extractor)
     say(f"{found.num_samples} samples, {found.mean_steps:.2f} steps and {found.mean_evaluations:.2f} evaluations each")
-    for row in found.comparisons:
-        say(f"{row.first} ({row.num_first}) against {row.second} ({row.num_second}):")
-        kernel = row.kernel
-        say(f"    kernel distance {kernel.mean:.4f} (std of subsets {kernel.std:.4f})   Frechet {row.frechet:.2f}")
+    say_scores(found)
     if (memory := found.memorization) is not None:
         say(
             f"median distance to the nearest training picture: samples {memory.median_distance_of_samples:.4f}, "
@@ -149,3 +166,14 @@ def _samples(options: argparse.Namespace) -> Any:
         )
         say(f"samples nearer than 99 % of held-out pictures: {memory.near_share:.1%}")
     return found
+
+
+_MEASURE = {
+    "tokenizer": _tokenizer,
+    "samples": _samples,
+    "prompts": measure_prompts,
+    "clips": measure_clips,
+    "pictures": measure_pictures,
+    "pairs": measure_pairs,
+    "statistics": measure_statistics,
+}

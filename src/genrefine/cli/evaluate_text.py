@@ -2,11 +2,13 @@
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 from genrefine.cli.answers import say
 from genrefine.cli.loading import adapt, find_model, load_pictures, quiet_libraries, torch_device, torch_dtype
 from genrefine.cli.options import parse_pairs, positive, sampling_of
+from genrefine.cli.scores import load_extractor, say_scores
 
 
 def add_prompt_options(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +27,12 @@ def add_clip_options(parser: argparse.ArgumentParser) -> None:
     """Describe what only clips have."""
     parser.add_argument("--num-prompts", type=int, default=100, metavar="N", help="captions to draw (100)")
     parser.add_argument("--frames", type=positive, default=17, metavar="N", help="frames of a clip (17)")
+    parser.add_argument(
+        "--clip-extractor",
+        type=Path,
+        metavar="FILE",
+        help="network for whole clips, such as i3d_torchscript.pt, a program that you trust: Frechet video distance",
+    )
     parser.add_argument("--first-frames", action="store_true", help="give the first frames of the real clips too")
     parser.add_argument("--caption-column", default="captions", metavar="NAME", help="column of captions (captions)")
 
@@ -66,16 +74,16 @@ def measure_prompts(options: argparse.Namespace) -> Any:
             f"{group.name}: {accuracy.num_queries} samples, {group.mean_steps:.2f} steps, concept "
             f"{accuracy.concept.value:.1%}, style {accuracy.style.value:.1%}"
         )
-    for one in found.comparisons:
-        say(f"{one.first} ({one.num_first}) against {one.second} ({one.num_second}):")
-        say(f"    kernel distance {one.kernel.mean:.4f} (std of subsets {one.kernel.std:.4f})")
+    say_scores(found)
     return found
 
 
 def measure_clips(options: argparse.Namespace) -> Any:
     """Draw a clip of each caption and compare the clips with the real ones."""
     from genrefine.evaluation.clips import evaluate_clips
+    from genrefine.evaluation.extractor_file import ScriptedClipFeatures
 
+    of_clips = ScriptedClipFeatures(options.clip_extractor) if options.clip_extractor else None
     pipeline = _load_text_pipeline(options)
     found = evaluate_clips(
         pipeline,
@@ -87,6 +95,7 @@ def measure_clips(options: argparse.Namespace) -> Any:
         options.samples,
         options.seed,
         progress=sys.stderr.isatty(),
+        clip_extractor=of_clips,
         **sampling_of(options),
     )
     say(found.extractor)
@@ -96,6 +105,8 @@ def measure_clips(options: argparse.Namespace) -> Any:
     )
     for name, kernel in (("of frames", found.kernel), ("of halves of the real clips", found.kernel_floor)):
         say(f"kernel distance {name} {kernel.mean:.4f} (std of subsets {kernel.std:.4f})")
+    if found.video is not None:
+        say(f"Frechet video distance {found.video.frechet:.2f} ({found.video.extractor})")
     say("frame by frame " + " ".join(f"{value:.3f}" for value in found.kernel_of_frames))
     say(
         f"motion {found.motion:.4f} (median {found.motion_median:.4f}), real clips {found.motion_of_real:.4f} "
@@ -134,14 +145,6 @@ def load_clips(options: argparse.Namespace, num_frames: int, size: Any, caption_
     for reason in source.skipped.values():
         sys.stderr.write(f"skipped: {reason}\n")
     return source
-
-
-def load_extractor(options: argparse.Namespace) -> Any:
-    """Return the feature network that the options choose."""
-    from genrefine.evaluation.features import EfficientNetFeatures, ProgramFeatures
-
-    path, size = options.extractor, options.extractor_size
-    return EfficientNetFeatures(size) if path is None else ProgramFeatures(path, size)
 
 
 def _load_text_pipeline(options: argparse.Namespace) -> Any:

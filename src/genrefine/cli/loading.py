@@ -1,6 +1,7 @@
 """From the words of a command line to models, devices and pictures."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,6 +146,8 @@ def torch_device(name: str) -> Any:
     """
     import torch
 
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # of several processes each has its own
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

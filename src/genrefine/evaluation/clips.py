@@ -10,7 +10,7 @@ the visual tokenizer makes of the real clips bounds all of it: no refiner moves 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -19,7 +19,7 @@ from torch import Tensor
 from genrefine.errors import GenrefineError
 from genrefine.evaluation.comparison import Record
 from genrefine.evaluation.features import EfficientNetFeatures, FeatureExtractor, collect_features
-from genrefine.evaluation.frechet import KernelDistance, kernel_distance
+from genrefine.evaluation.frechet import KernelDistance, frechet_distance, kernel_distance
 from genrefine.evaluation.pictures import CaptionedSource, pixel_batches
 from genrefine.evaluation.pixels import psnr
 from genrefine.evaluation.prompt_samples import TextSampler, draw_prompts
@@ -43,6 +43,30 @@ class FirstFrame:
     psnr: float
     psnr_of_tokenizer: float
     largest_difference: int
+
+
+@runtime_checkable
+class ClipExtractor(Protocol):
+    """Anything that turns whole clips in [-1, 1] into vectors and says what it is."""
+
+    description: str
+
+    def __call__(self, pixels: Float[Tensor, "batch 3 frames height width"]) -> Float[Tensor, "batch features"]:
+        """Return one float32 vector per clip."""
+        ...
+
+
+@dataclass(frozen=True)
+class VideoDistance:
+    """Frechet video distance (arXiv 1812.01717): the Frechet distance of features of whole clips.
+
+    Args:
+        extractor: the network.
+        frechet: distance of samples to real clips; compare only equal numbers and lengths of clips.
+    """
+
+    extractor: str
+    frechet: float
 
 
 @dataclass(frozen=True)
@@ -72,6 +96,7 @@ class ClipEvaluation(Record):
         kernel: kernel distance of all frames of the samples to all frames of the real clips.
         kernel_floor: the same for two halves of the real clips.
         kernel_of_frames: mean kernel distance of the frames at each position.
+        video: Frechet video distance, where a network for clips was given.
         motion, motion_of_real: mean absolute difference of neighboring frames, share of the range, samples and real.
         motion_median, motion_median_of_real: medians over clips.
         tokenizer: what the visual tokenizer makes of the real clips.
@@ -93,6 +118,7 @@ class ClipEvaluation(Record):
     kernel: KernelDistance
     kernel_floor: KernelDistance
     kernel_of_frames: tuple[float, ...]
+    video: VideoDistance | None
     motion: float
     motion_of_real: float
     motion_median: float
@@ -154,6 +180,7 @@ def evaluate_clips(
     folder: Path | None = None,
     seed: int = 0,
     progress: bool = True,
+    clip_extractor: ClipExtractor | None = None,
     **sampling: Any,
 ) -> ClipEvaluation:
     """Make one clip of each of some captions and compare them with the real clips.
@@ -168,6 +195,7 @@ def evaluate_clips(
         folder: where finished batches are kept, so that an interrupted run continues.
         seed: of the choice of captions and of subsets.
         progress: show progress bars.
+        clip_extractor: turns whole clips into features, for the Frechet video distance; see `extractor_file`.
         sampling: arguments of the pipeline.
 
     Raises:
@@ -188,6 +216,10 @@ def evaluate_clips(
     network = extractor if extractor is not None else EfficientNetFeatures()
     # One row of features per frame; clip by clip.
     a, b = (collect_features(network, one.split(2)).unflatten(0, (-1, num_frames)) for one in (pixels, real))
+    video = None
+    if clip_extractor is not None:
+        ours, theirs = (torch.cat([clip_extractor(part) for part in one.split(4)]) for one in (pixels, real))
+        video = VideoDistance(clip_extractor.description, frechet_distance(ours, theirs))
     generator = torch.Generator().manual_seed(seed)
     halves = b[torch.randperm(count, generator=generator)].tensor_split(2)
     moved, moved_really = motion(pixels), motion(real)
@@ -203,6 +235,7 @@ def evaluate_clips(
         kernel=kernel_distance(a.flatten(0, 1), b.flatten(0, 1), generator),
         kernel_floor=kernel_distance(halves[0].flatten(0, 1), halves[1].flatten(0, 1), generator),
         kernel_of_frames=tuple(kernel_distance(a[:, i], b[:, i], generator).mean for i in range(num_frames)),
+        video=video,
         motion=float(moved.mean()),
         motion_of_real=float(moved_really.mean()),
         motion_median=float(moved.median()),

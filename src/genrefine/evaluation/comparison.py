@@ -13,7 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genrefine.errors import GenrefineError
+from genrefine.evaluation.features import Classifier, FeatureExtractor
 from genrefine.evaluation.frechet import KernelDistance, frechet_distance, kernel_distance
+from genrefine.evaluation.manifold import Manifold, manifold
+from genrefine.evaluation.statistics import InceptionScore, Statistics, frechet_to, inception_score
+
+FEWEST_FOR_INCEPTION = 100
+"""Samples from which on an inception score of ten splits says anything."""
 
 
 class Record:
@@ -41,6 +48,78 @@ class Comparison:
     num_second: int
     kernel: KernelDistance
     frechet: float
+
+
+@dataclass(frozen=True)
+class ReferenceDistance:
+    """Distance to statistics in a file.
+
+    Args:
+        file: what it is called.
+        frechet: Frechet distance of the samples to it.
+        num_samples: of them; published distances have 50,000, and fewer are further.
+    """
+
+    file: str
+    frechet: float
+    num_samples: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What is said of a set of samples, whatever made them.
+
+    Args:
+        comparisons: see `compare_all`; empty without held-out pictures.
+        manifold: fidelity and diversity apart; None without held-out pictures.
+        inception: inception score; None where the extractor has no classes, or of fewer than a hundred samples.
+        reference: distance to statistics; None where none are given.
+    """
+
+    comparisons: tuple[Comparison, ...]
+    manifold: Manifold | None
+    inception: InceptionScore | None
+    reference: ReferenceDistance | None
+
+
+def scores_of(
+    extractor: FeatureExtractor,
+    samples: Tensor,
+    held_out: Tensor | None,
+    training: Tensor | None,
+    reference: Statistics | None,
+    generator: torch.Generator,
+) -> Scores:
+    """Return all scores that these features allow.
+
+    Args:
+        extractor: whose features they are; one with classes (`features.Classifier`) gives an inception score.
+        samples: features of the samples.
+        held_out, training: features of real pictures, if there are any.
+        reference: statistics of real pictures, if there are any.
+        generator: draws subsets and halves.
+
+    Raises:
+        GenrefineError: neither held-out pictures nor a reference, or statistics of other features.
+    """
+    if held_out is None and reference is None:
+        raise GenrefineError("a distance needs held-out pictures or a file of statistics; got neither")
+    if reference is not None and reference.extractor not in (None, extractor.description):
+        raise GenrefineError(
+            f"samples and statistics must be described by one network; the statistics are of {reference.extractor}, "
+            f"the samples of {extractor.description}"
+        )
+    inception = None
+    if isinstance(extractor, Classifier) and len(samples) >= FEWEST_FOR_INCEPTION:
+        inception = inception_score(extractor.logits(samples))
+    return Scores(
+        comparisons=() if held_out is None else compare_all(samples, held_out, training, generator),
+        manifold=None if held_out is None else manifold(samples, held_out),
+        inception=inception,
+        reference=None
+        if reference is None
+        else ReferenceDistance(reference.name, frechet_to(samples, reference), len(samples)),
+    )
 
 
 def compare_all(

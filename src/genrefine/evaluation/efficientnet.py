@@ -44,6 +44,7 @@ class EfficientNetLite0(nn.Module):
         self.stem: nn.Module = fuse_conv_bn_eval(net._conv_stem, net._bn0)
         self.blocks = nn.ModuleList(_fold(block) for block in net._blocks[:num_blocks])
         self.head: nn.Module | None = fuse_conv_bn_eval(net._conv_head, net._bn1) if num_blocks == NUM_BLOCKS else None
+        self.classifier: nn.Module | None = net._fc if num_blocks == NUM_BLOCKS else None
         self.requires_grad_(False)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -19,12 +19,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genrefine.errors import GenrefineError
-from genrefine.evaluation.comparison import Comparison, Record, compare_all
+from genrefine.evaluation.comparison import Comparison, Record, ReferenceDistance, scores_of
 from genrefine.evaluation.features import EfficientNetFeatures, FeatureExtractor, collect_features
+from genrefine.evaluation.manifold import Manifold
 from genrefine.evaluation.neighbors import Memorization, memorization
 from genrefine.evaluation.pictures import PictureSource, labels_of, pixel_batches
 from genrefine.evaluation.pixels import mean_squared_error, psnr, psnr_of_error, ssim
 from genrefine.evaluation.samples import ClassSampler, draw_samples, labels_like, weights_fingerprint
+from genrefine.evaluation.statistics import InceptionScore, Statistics
 from genrefine.hbq import HBQ
 from genrefine.media.pixels import from_uint8
 from genrefine.tokenizer import VisualTokenizer
@@ -91,6 +93,9 @@ class ClassEvaluation(Record):
         mean_steps, fewest_steps, most_steps: refinements per sample.
         mean_evaluations: network evaluations per sample, guidance included.
         comparisons: samples against held-out pictures first, then the floors.
+        manifold: fidelity and diversity apart; None without held-out pictures.
+        inception: inception score, where the extractor has classes.
+        reference: distance to statistics in a file, where they were given.
         memorization: nearest training neighbors; None without training pictures.
         seed: of the subsets and halves.
         weights: SHA-256 of refiner and tokenizer weights.
@@ -106,6 +111,9 @@ class ClassEvaluation(Record):
     most_steps: int
     mean_evaluations: float
     comparisons: tuple[Comparison, ...]
+    manifold: Manifold | None
+    inception: InceptionScore | None
+    reference: ReferenceDistance | None
     memorization: Memorization | None
     seed: int
     weights: str
@@ -171,7 +179,7 @@ def evaluate_tokenizer(
 
 def evaluate_class_pipeline(
     pipe: ClassSampler,
-    held_out: PictureSource,
+    held_out: PictureSource | None,
     num_samples: int = 2000,
     training: PictureSource | None = None,
     extractor: FeatureExtractor | None = None,
@@ -179,13 +187,15 @@ def evaluate_class_pipeline(
     folder: Path | None = None,
     seed: int = 0,
     progress: bool = True,
+    reference: Statistics | None = None,
     **sampling: Any,
 ) -> ClassEvaluation:
     """Draw samples in the class proportions of held-out pictures and measure their distance to them.
 
     Args:
         pipe: the pipeline.
-        held_out: (pixels, label) items that the model was not trained on, of the pipeline's picture size.
+        held_out: (pixels, label) items that the model was not trained on, of the pipeline's picture size. Without them
+            all classes are drawn equally often and compared with the reference alone.
         num_samples: samples to draw, with seeds 0, 1, 2, ...
         training: the training pictures, for a second floor and the memorization figures.
         extractor: turns pictures into features; EfficientNet-Lite0 by default.
@@ -193,23 +203,35 @@ def evaluate_class_pipeline(
         folder: where finished batches are kept, so that an interrupted run continues.
         seed: of subsets, halves and the choice of training pictures.
         progress: show progress bars.
+        reference: statistics of real pictures, see `statistics`.
         sampling: arguments of the pipeline: `num_inference_steps=50`, `adaptive=True`, `guidance_scale=2.0`, ...
 
     Raises:
-        GenrefineError: fewer than eight held-out pictures or samples, or labels that the pipeline does not have.
+        GenrefineError: nothing to compare with, fewer than eight held-out pictures or samples, or labels that the
+            pipeline does not have.
     """
-    if len(held_out) < 8 or num_samples < 8:
+    if (held_out is not None and len(held_out) < 8) or num_samples < 8:
+        there = len(held_out) if held_out is not None else "none"
         raise GenrefineError(
-            f"an evaluation needs eight held-out pictures and eight samples; got {len(held_out)} and {num_samples}"
+            f"an evaluation needs eight held-out pictures and eight samples; got {there} and {num_samples}"
         )
+    if held_out is None and reference is None:
+        raise GenrefineError("an evaluation needs held-out pictures or a file of statistics; got neither")
     network = extractor if extractor is not None else EfficientNetFeatures()
-    labels = labels_like(labels_of(held_out), len(pipe.class_names), num_samples)
+    num_classes = len(pipe.class_names)
+    labels = labels_like(labels_of(held_out) if held_out is not None else range(num_classes), num_classes, num_samples)
     samples = draw_samples(pipe, labels, batch_size, folder, progress, **sampling)
     of_samples = collect_features(network, _clips(samples.frames))
-    of_held_out = collect_features(network, pixel_batches(held_out, batch_size, progress, "held-out features"))
-    of_training = None
+    of_held_out = of_training = None
+    if held_out is not None:
+        of_held_out = collect_features(network, pixel_batches(held_out, batch_size, progress, "held-out features"))
     if training is not None:
         of_training = collect_features(network, pixel_batches(training, batch_size, progress, "training features"))
+    generator = torch.Generator().manual_seed(seed)
+    scores = scores_of(network, of_samples, of_held_out, of_training, reference, generator)
+    near = None
+    if of_held_out is not None and of_training is not None:
+        near = memorization(of_samples, of_held_out, of_training)
     counts = Counter(labels)
     return ClassEvaluation(
         extractor=network.description,
@@ -221,8 +243,11 @@ def evaluate_class_pipeline(
         fewest_steps=int(samples.num_steps.min()),
         most_steps=int(samples.num_steps.max()),
         mean_evaluations=float(samples.num_evaluations.double().mean()),
-        comparisons=compare_all(of_samples, of_held_out, of_training, torch.Generator().manual_seed(seed)),
-        memorization=memorization(of_samples, of_held_out, of_training) if of_training is not None else None,
+        comparisons=scores.comparisons,
+        manifold=scores.manifold,
+        inception=scores.inception,
+        reference=scores.reference,
+        memorization=near,
         seed=seed,
         weights=weights_fingerprint(pipe.refiner, pipe.visual_tokenizer),
     )

@@ -41,6 +41,15 @@ class FeatureExtractor(Protocol):
         ...
 
 
+@runtime_checkable
+class Classifier(FeatureExtractor, Protocol):
+    """An extractor whose features decide classes, for the inception score."""
+
+    def logits(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
+        """Return the logits of features."""
+        ...
+
+
 class EfficientNetFeatures(nn.Module):
     """Describe frames by the pooled features of EfficientNet-Lite0.
 
@@ -70,6 +79,10 @@ class EfficientNetFeatures(nn.Module):
     def forward(self, frames: Frames) -> Float[Tensor, "batch features"]:
         """Return the pooled features of every frame."""
         return cast(Tensor, self.network(_resized(frames, self.input_size)))
+
+    def logits(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
+        """Return the logits of ImageNet's thousand classes."""
+        return cast(Tensor, cast(nn.Module, self.network.classifier)(features))
 
 
 class ProgramFeatures(nn.Module):

@@ -48,7 +48,7 @@ def frechet_distance(a: Float[Tensor, "pictures_a features_a"], b: Float[Tensor,
         GenrefineError: a set has fewer than two pictures.
     """
     _require(a, b, at_least=2)
-    root_a, root_b = _covariance_root(a), _covariance_root(b)
+    root_a, root_b = covariance_root(a), covariance_root(b)
     shift = a.double().mean(0) - b.double().mean(0)
     overlap = torch.linalg.svdvals(root_a @ root_b.T).sum()
     return float(shift.square().sum() + root_a.square().sum() + root_b.square().sum() - 2 * overlap)
@@ -109,7 +109,7 @@ def cubic_kernel(
     return kernel
 
 
-def _covariance_root(features: Tensor) -> Tensor:
+def covariance_root(features: Float[Tensor, "pictures features"]) -> Float[Tensor, "rank features"]:
     """Return R with R^T R = the covariance and no more rows than pictures or features."""
     centered = features.double()
     centered = (centered - centered.mean(0)) / math.sqrt(len(features) - 1)

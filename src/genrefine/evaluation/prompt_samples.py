@@ -14,7 +14,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from genrefine.errors import GenrefineError
-from genrefine.evaluation.samples import draw_batches, run_of
+from genrefine.evaluation.sample_folder import draw_batches
+from genrefine.evaluation.samples import run_of
 from genrefine.media.pixels import from_uint8
 
 
@@ -84,7 +85,7 @@ def draw_prompts(
     """
     if not prompts:
         raise GenrefineError("samples need at least one prompt; got none")
-    claim = run_of(pipe, (pipe.refiner, pipe.visual_tokenizer, pipe.text_encoder), sampling, batch_size)
+    claim = run_of(pipe, (pipe.refiner, pipe.visual_tokenizer, pipe.text_encoder), sampling)
     claim |= {"prompts": list(prompts), "num_frames": num_frames, "first_frames": _digest(first_frames)}
 
     def make(start: int, end: int) -> dict[str, Tensor]:

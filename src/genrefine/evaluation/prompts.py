@@ -15,12 +15,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genrefine.errors import GenrefineError
-from genrefine.evaluation.comparison import Comparison, Record, compare_all
+from genrefine.evaluation.comparison import Comparison, Record, scores_of
 from genrefine.evaluation.concepts import Accuracy, Shown, ceiling, chance, concept_accuracy, nearest_real
 from genrefine.evaluation.features import EfficientNetFeatures, FeatureExtractor, collect_features
+from genrefine.evaluation.manifold import Manifold
 from genrefine.evaluation.pictures import CaptionedSource, pixel_batches
 from genrefine.evaluation.prompt_samples import TextSampler, draw_prompts
 from genrefine.evaluation.samples import weights_fingerprint
+from genrefine.evaluation.statistics import InceptionScore
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class PromptEvaluation(Record):
         accuracies: of samples, ceiling and chance, see `genrefine.evaluation.concepts`.
         groups: samples by kind of picture, soonest finished first.
         comparisons: samples against the real pictures of the split first, then the floors.
+        manifold: fidelity and diversity apart, among the real pictures of the split.
+        inception: inception score, where the extractor has classes.
         sampling: sampling arguments given to the pipeline; the rest are the defaults of `sampler`.
         sampler: sampling defaults of the model.
         mean_steps, fewest_steps, most_steps: refinements per sample.
@@ -96,6 +100,8 @@ class PromptEvaluation(Record):
     accuracies: tuple[Accuracy, ...]
     groups: tuple[Group, ...]
     comparisons: tuple[Comparison, ...]
+    manifold: Manifold | None
+    inception: InceptionScore | None
     sampling: dict[str, Any]
     sampler: dict[str, Any]
     mean_steps: float
@@ -191,6 +197,8 @@ def evaluate_prompts(
     real = gallery or gallery_of(network, asked, others, columns, progress)
     features = collect_features(network, samples.pixels.split(32))
     nearest = nearest_real(features, real.features)
+    asked_features = real.features[: real.num_asked]
+    scores = scores_of(network, features, asked_features, None, None, torch.Generator().manual_seed(seed))
     steps = samples.num_steps.double()
     found = []
     for name in sorted({groups[i] for i in places} if groups else ()):
@@ -207,7 +215,9 @@ def evaluate_prompts(
             chance(wanted, real.features, real.shown, seed),
         ),
         groups=tuple(sorted(found, key=lambda group: group.mean_steps)),
-        comparisons=compare_all(features, real.features[: real.num_asked], None, torch.Generator().manual_seed(seed)),
+        comparisons=scores.comparisons,
+        manifold=scores.manifold,
+        inception=scores.inception,
         sampling=dict(sampling),
         sampler={name: value for name, value in pipe.sampler.config.items() if not name.startswith("_")},
         mean_steps=float(steps.mean()),

@@ -1,25 +1,22 @@
 """Draw many pictures from a pipeline, so that an interrupted run goes on where it stopped.
 
 Sample i has seed i and a label from a given list, so that the set is the same however it is cut into batches. With a
-folder, every finished batch becomes one safetensors file there; a folder that holds samples of another model, of other
-settings or of other labels is refused.
+folder, finished batches are kept there, see `sample_folder`; one that holds samples of another model, of other settings
+or of other labels is refused.
 """
 
 import hashlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int, UInt8
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from genrefine.errors import GenrefineError
-from genrefine.files import read_json, write_atomically
+from genrefine.evaluation.sample_folder import draw_batches
 
 _PARTS = ("frames", "labels", "num_steps", "num_evaluations")
 
@@ -109,7 +106,7 @@ def draw_samples(
     """
     if not labels:
         raise GenrefineError("samples need at least one label; got none")
-    claim = run_of(pipe, (pipe.refiner, pipe.visual_tokenizer), sampling, batch_size) | {"labels": list(labels)}
+    claim = run_of(pipe, (pipe.refiner, pipe.visual_tokenizer), sampling) | {"labels": list(labels)}
     drawn = draw_batches(
         len(labels),
         batch_size,
@@ -121,52 +118,12 @@ def draw_samples(
     return Samples(*(drawn[name] for name in _PARTS))
 
 
-def draw_batches(
-    count: int,
-    batch_size: int,
-    make: Callable[[int, int], dict[str, Tensor]],
-    folder: Path | None,
-    claim: dict[str, Any],
-    progress: bool,
-) -> dict[str, Tensor]:
-    """Draw samples batch by batch and return their tensors, joined.
-
-    Args:
-        count: how many.
-        batch_size: samples per call.
-        make: draws the samples from one number up to another.
-        folder: where finished batches are kept, if anywhere.
-        claim: what decides the samples; a folder of another claim is refused.
-        progress: show a progress bar.
-
-    Raises:
-        GenrefineError: the folder belongs to another run.
-    """
-    if folder is not None:
-        _claim(folder, claim)
-    batches = []
-    with tqdm(total=count, desc="sampling", unit="picture", disable=not progress) as bar:
-        for start in range(0, count, batch_size):
-            end = min(start + batch_size, count)
-            file = folder / f"samples-{start:06d}.safetensors" if folder is not None else None
-            if file is not None and file.is_file():
-                batch = load_file(file)
-            else:
-                batch = make(start, end)
-                if file is not None:
-                    write_atomically(file, save(batch))
-            batches.append(batch)
-            bar.update(end - start)
-    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
-
-
-def run_of(pipe: Any, networks: Sequence[nn.Module], sampling: dict[str, Any], batch_size: int) -> dict[str, Any]:
+def run_of(pipe: Any, networks: Sequence[nn.Module], sampling: dict[str, Any]) -> dict[str, Any]:
     """Return what decides the samples of a pipeline, but for what they are asked to show."""
     return {
         "weights": weights_fingerprint(*networks),
         "sampler": {name: value for name, value in pipe.sampler.config.items() if not name.startswith("_")},
         "sampling": sampling,
-        "batch_size": batch_size,
     }
 
 
@@ -189,17 +146,3 @@ def _make(pipe: ClassSampler, labels: list[int], first_seed: int, sampling: dict
         "num_steps": torch.as_tensor(output.num_steps),
         "num_evaluations": torch.as_tensor(output.num_evaluations),
     }
-
-
-def _claim(folder: Path, run: dict[str, Any]) -> None:
-    text = json.dumps(run, sort_keys=True, default=list)
-    file = folder / "run.json"
-    if not file.is_file():
-        write_atomically(file, text.encode())
-        return
-    before = read_json(file, "give another folder, or delete it")
-    changed = [name for name, value in json.loads(text).items() if before.get(name) != value]
-    if changed:
-        raise GenrefineError(
-            f"'{folder}' holds samples of another run (different {', '.join(changed)}); give another or delete it"
-        )
