@@ -59,6 +59,19 @@ class TinyI3D(nn.Module):
         return self.linear(torch.nn.functional.adaptive_avg_pool3d(x, [4, 4, 4]).flatten(1))
 
 
+class TinyVgg(nn.Module):
+    """Take what StyleGAN's `vgg16.pt` takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3 * 4 * 4, 5)
+
+    def forward(self, img: Tensor, resize_images: bool = True, return_lpips: bool = False) -> Tensor:
+        if resize_images or not return_lpips:
+            raise RuntimeError("expects pictures as they are")
+        return self.linear(torch.nn.functional.adaptive_avg_pool2d(img / 255, [4, 4]).flatten(1))
+
+
 def save_script(network: nn.Module, path: Path, seed: int = 0) -> Path:
     """Write a TorchScript with weights drawn from a seed."""
     generator = torch.Generator().manual_seed(seed)

@@ -207,6 +207,10 @@ ROWS: dict[str, dict[str, tuple[str, str]]] = {
     "evaluate tokenizer": {
         "--rounds": (TOKENIZER, TOKENIZER + " 1"),
         "--size": (TOKENIZER, TOKENIZER + " --size 12"),
+        "--pixels-only": (TOKENIZER, TOKENIZER + " --pixels-only"),
+        "--perceptual": (TOKENIZER, TOKENIZER + " --perceptual vgg16.pt"),
+        "--extractor": (TOKENIZER, TOKENIZER + " --extractor quarters.pt2"),
+        "--extractor-size": (TOKENIZER, TOKENIZER + " --extractor-size 64"),
         "--frames": (TOKENIZER_FRAMES, TOKENIZER_FRAMES.replace("3", "5")),
         "--data": (TOKENIZER, TOKENIZER.replace("set/test", "set/train")),
         **without(pictures(TOKENIZER), "--label-column"),

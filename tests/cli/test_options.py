@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from genrefine.cli import VERBS, OneLineParser, main
 from genrefine.evaluation.statistics import Statistics, write_statistics
 from genrefine.refiner.adapter import lora_config
-from published_networks import TinyI3D, save_script
+from published_networks import TinyI3D, TinyVgg, save_script
 from tiny_models import CLASS_NAMES, tiny_pipeline, tiny_text_encoder, tiny_text_pipeline
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -100,6 +100,7 @@ def place(tmp_path_factory, model, pictures):
     gaussian = torch.eye(12, dtype=torch.float64)
     write_statistics(folder / "quarters.npz", Statistics(gaussian[0], gaussian))
     save_script(TinyI3D(), folder / "i3d.pt")
+    save_script(TinyVgg(), folder / "vgg16.pt")
     weights = {name: weights_of(f"{name}.safetensors") for name in ("class_refiner_index", "tokenizer")}
     refiner = weights["class_refiner_index"]
     doubled = {key: 2 * tensor if "linear" in key else tensor for key, tensor in refiner.items()}

@@ -1,18 +1,22 @@
 """Evaluations of whole models on tiny ones."""
 
 import json
+import math
 
 import pytest
 import torch
 from torch import nn
 
 from genrefine.errors import GenrefineError
-from genrefine.evaluation.evaluate import evaluate_class_pipeline, evaluate_tokenizer
+from genrefine.evaluation.evaluate import evaluate_class_pipeline
 from genrefine.evaluation.features import EfficientNetFeatures, collect_features
 from genrefine.evaluation.frechet import frechet_distance
+from genrefine.evaluation.perceptual import EfficientNetPerceptual
 from genrefine.evaluation.pixels import psnr, ssim
+from genrefine.evaluation.reconstruction import evaluate_tokenizer
 from genrefine.evaluation.samples import labels_like
 from genrefine.hbq import HBQ
+from genrefine.media.pixels import from_uint8, to_uint8
 from tiny_models import CLASS_NAMES, tiny_pipeline, tiny_tokenizer
 
 
@@ -66,6 +70,31 @@ def test_rates_change_only_the_rounds_and_keep_the_weights():
     # 2^-16 of rounding error is next to none.
     finest = evaluate_tokenizer(tokenizer, pictures, rounds=[16], progress=False)
     assert finest.rates[0].psnr == pytest.approx(found.psnr_unquantized, abs=1e-3)
+
+
+def test_bits_in_use_and_what_reconstructions_look_like():
+    """Entropies by counting the codes; distances of the pictures that files would show."""
+    tokenizer, pictures = tiny_tokenizer(), _pixels(5)
+    networks = {"extractor": EfficientNetFeatures(32), "perceptual": EfficientNetPerceptual()}
+    found = evaluate_tokenizer(tokenizer, pictures, [], 2, False, **networks)
+    codes = torch.cat([tokenizer.encode(one[None]) for one in pictures])
+    rounds = tokenizer.hbq.rounds
+    assert tokenizer.hbq.layout == "bit"
+    for number in range(rounds):
+        for channel in range(tokenizer.latent_dim):
+            bits = codes[:, number * tokenizer.latent_dim + channel].flatten().tolist()
+            p = sum(bits) / len(bits)
+            expected = 0.0 if p in (0, 1) else -p * math.log2(p) - (1 - p) * math.log2(1 - p)
+            assert found.bit_entropies[number][channel] == pytest.approx(expected)
+    made = torch.cat([from_uint8(to_uint8(tokenizer.decode(code))) for code in codes.split(1)])
+    real = torch.stack(list(pictures))
+    features = [collect_features(networks["extractor"], [one]) for one in (made, real)]
+    assert found.frechet == pytest.approx(frechet_distance(*features), rel=1e-4)
+    looks = [float(networks["perceptual"](a, b)) for a, b in zip(made.split(1), real.split(1), strict=True)]
+    assert found.perceptual == pytest.approx(sum(looks) / len(looks), rel=1e-4)
+    assert found.networks == (networks["perceptual"].description, networks["extractor"].description)
+    with pytest.raises(GenrefineError, match="go together"):
+        evaluate_tokenizer(tokenizer, pictures, [], 2, False, extractor=networks["extractor"])
 
 
 def test_labels_of_a_tokenizer_source_are_ignored():

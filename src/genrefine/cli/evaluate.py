@@ -36,7 +36,14 @@ from genrefine.cli.options import (
     positive,
     sampling_of,
 )
-from genrefine.cli.scores import REFERENCE_HELP, add_extractor_options, load_extractor, load_reference, say_scores
+from genrefine.cli.scores import (
+    REFERENCE_HELP,
+    add_extractor_options,
+    load_extractor,
+    load_reference,
+    say_reference,
+    say_scores,
+)
 from genrefine.errors import GenrefineError
 
 
@@ -51,6 +58,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--size", type=positive, metavar="PIXELS", help="crop and resize to this side (default: as they are)"
     )
     tokenizer.add_argument("--frames", type=positive, metavar="N", help="read clips of N frames (default: pictures)")
+    tokenizer.add_argument(
+        "--perceptual", type=Path, metavar="FILE", help="vgg16.pt of StyleGAN for LPIPS (default: EfficientNet-Lite0)"
+    )
+    tokenizer.add_argument("--pixels-only", action="store_true", help="leave perceptual and Frechet distance out")
     add_model_option(tokenizer, "pipeline or tokenizer folder")
     samples = subjects.add_parser("samples", help="kernel and Frechet distance of samples of a class model")
     samples.add_argument("--num-samples", type=int, default=2000, metavar="N", help="pictures to make (2000)")
@@ -67,7 +78,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_pair_options(pairs)
     statistics = subjects.add_parser("statistics", help="write mean and covariance of real pictures")
     add_statistics_options(statistics)
-    for subject in (samples, prompts, clips, pictures, pairs, statistics):
+    for subject in (tokenizer, samples, prompts, clips, pictures, pairs, statistics):
         add_extractor_options(subject)
     for subject in (samples, prompts, clips, pictures, pairs):
         subject.add_argument("--seed", type=int, default=0, metavar="S", help="seed of subsets and choices (0)")
@@ -106,17 +117,31 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _tokenizer(options: argparse.Namespace) -> Any:
-    from genrefine.evaluation.evaluate import evaluate_tokenizer
+    from genrefine.evaluation.perceptual import EfficientNetPerceptual, ScriptedPerceptual
+    from genrefine.evaluation.reconstruction import evaluate_tokenizer
 
+    networks: dict[str, Any] = {}
+    if not options.pixels_only:
+        script = options.perceptual
+        perceptual = ScriptedPerceptual(script) if script else EfficientNetPerceptual()
+        networks = {"extractor": load_extractor(options), "perceptual": perceptual}
+    elif options.perceptual or options.extractor:
+        raise GenrefineError("--pixels-only leaves networks out; drop it, or --perceptual and --extractor")
     source: Any = load_pictures(options.data, options, options.size) if options.frames is None else _clips(options)
     tokenizer = load_tokenizer(options.model, options.device, options.dtype)
-    found = evaluate_tokenizer(tokenizer, source, options.rounds, options.batch_size, progress=sys.stderr.isatty())
+    networks["progress"] = sys.stderr.isatty()
+    found = evaluate_tokenizer(tokenizer, source, options.rounds, options.batch_size, **networks)
     what = "pictures" if found.frames == 1 else f"clips of {found.frames} frames"
     say(f"{found.num_pictures} {what} of {found.width} x {found.height}")
     say(f"PSNR {found.psnr:.2f} dB   SSIM {found.ssim:.4f}   {found.bits_per_pixel:.3f} bits per pixel")
     say(f"without quantization {found.psnr_unquantized:.2f} dB")
     if found.frames > 1:
         say("frame by frame " + " ".join(f"{value:.2f}" for value in found.psnr_of_frames) + " dB")
+    if found.networks is not None:
+        say(f"perceptual distance {found.perceptual:.4f}   {found.networks[0]}")
+        say(f"Frechet distance {found.frechet:.4f}   {found.networks[1]}")
+    for number, row in enumerate(found.bit_entropies, start=1):
+        say(f"round {number}   entropy of a bit {sum(row) / len(row):.3f}, in the least used channel {min(row):.3f}")
     for rate in found.rates:
         say(f"M = {rate.rounds}   {rate.bits_per_pixel:6.3f} bits per pixel   {rate.psnr:6.2f} dB")
     return found
@@ -159,6 +184,7 @@ def _samples(options: argparse.Namespace) -> Any:
     say(found.extractor)
     say(f"{found.num_samples} samples, {found.mean_steps:.2f} steps and {found.mean_evaluations:.2f} evaluations each")
     say_scores(found)
+    say_reference(found.reference)
     if (memory := found.memorization) is not None:
         say(
             f"median distance to the nearest training picture: samples {memory.median_distance_of_samples:.4f}, "

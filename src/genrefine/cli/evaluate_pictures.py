@@ -8,7 +8,7 @@ from typing import Any
 from genrefine.cli.answers import say
 from genrefine.cli.loading import load_pictures
 from genrefine.cli.options import positive
-from genrefine.cli.scores import REFERENCE_HELP, load_extractor, load_reference, say_scores, words_of
+from genrefine.cli.scores import REFERENCE_HELP, load_extractor, load_reference, say_reference, say_scores, words_of
 from genrefine.errors import GenrefineError
 
 
@@ -54,6 +54,7 @@ def measure_pictures(options: argparse.Namespace) -> Any:
     say(found.extractor)
     say(f"{found.num_pictures} pictures of '{found.pictures}'")
     say_scores(found)
+    say_reference(found.reference)
     return found
 
 

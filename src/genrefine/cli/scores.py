@@ -45,7 +45,7 @@ def load_reference(options: argparse.Namespace) -> Any:
 
 
 def say_scores(found: Any) -> None:
-    """Print what `comparison.Scores` holds."""
+    """Print the distances to held-out pictures and the floors, fidelity and diversity, and the inception score."""
     for row in found.comparisons:
         say(f"{row.first} ({row.num_first}) against {row.second} ({row.num_second}):")
         kernel = row.kernel
@@ -55,8 +55,11 @@ def say_scores(found: Any) -> None:
     if found.inception is not None:
         score = found.inception
         say(f"inception score {score.mean:.3f} (std of {score.num_splits} splits {score.std:.3f})")
-    if found.reference is not None:
-        one = found.reference
+
+
+def say_reference(one: Any) -> None:
+    """Print a distance to statistics, where there is one."""
+    if one is not None:
         say(f"Frechet distance {one.frechet:.3f} of {one.num_samples} samples to '{one.file}'")
 
 

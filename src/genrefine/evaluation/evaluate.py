@@ -1,15 +1,11 @@
-"""Evaluations of whole models, as records that say how they were made.
+"""Evaluation of a class pipeline's samples, as a record that says how it was made.
 
-`evaluate_tokenizer`: reconstruction quality over a set of pictures, and at every number of HBQ rounds for the same
-weights (HBQ's rounds are nested, arXiv 2604.13030, section 3.1, so one set of weights has several rates).
-
-`evaluate_class_pipeline`: distance of samples to held-out pictures. A distance alone says little on a small set: beside
-it stand the floors, which real pictures reach. The kernel distance is unbiased and comes first; a Frechet distance is
-only comparable between rows with equal numbers of pictures, hence the rows over halves.
+A distance alone says little on a small set: beside it stand the floors, which real pictures reach. The kernel distance
+is unbiased and comes first; a Frechet distance is only comparable between rows with equal numbers of pictures, hence
+the rows over halves.
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,60 +20,9 @@ from genrefine.evaluation.features import EfficientNetFeatures, FeatureExtractor
 from genrefine.evaluation.manifold import Manifold
 from genrefine.evaluation.neighbors import Memorization, memorization
 from genrefine.evaluation.pictures import PictureSource, labels_of, pixel_batches
-from genrefine.evaluation.pixels import mean_squared_error, psnr, psnr_of_error, ssim
 from genrefine.evaluation.samples import ClassSampler, draw_samples, labels_like, weights_fingerprint
 from genrefine.evaluation.statistics import InceptionScore, Statistics
-from genrefine.hbq import HBQ
 from genrefine.media.pixels import from_uint8
-from genrefine.tokenizer import VisualTokenizer
-
-
-@dataclass(frozen=True)
-class Rate:
-    """Reconstruction at one number of HBQ rounds.
-
-    Args:
-        rounds: HBQ rounds M.
-        bits_per_pixel: bits of the codes per pixel.
-        psnr: mean over pictures of their PSNR in decibels.
-    """
-
-    rounds: int
-    bits_per_pixel: float
-    psnr: float
-
-
-@dataclass(frozen=True)
-class TokenizerEvaluation(Record):
-    """Reconstruction quality of a visual tokenizer.
-
-    Args:
-        num_pictures: pictures or clips.
-        frames, height, width: their size.
-        rounds, latent_dim, bits_per_pixel: the tokenizer's own rate.
-        psnr: mean over pictures of their PSNR, in decibels.
-        psnr_of_mean_error: PSNR of the mean squared error over all pictures; never more than `psnr`.
-        ssim: mean structural similarity.
-        psnr_unquantized: mean PSNR when latents reach the decoder without HBQ.
-        psnr_of_frames: mean PSNR of the frames of each position in a clip.
-        rates: mean PSNR at other numbers of rounds, same weights.
-        fingerprint: of configuration and encoder weights.
-    """
-
-    num_pictures: int
-    frames: int
-    height: int
-    width: int
-    rounds: int
-    latent_dim: int
-    bits_per_pixel: float
-    psnr: float
-    psnr_of_mean_error: float
-    ssim: float
-    psnr_unquantized: float
-    psnr_of_frames: tuple[float, ...]
-    rates: tuple[Rate, ...]
-    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -117,64 +62,6 @@ class ClassEvaluation(Record):
     memorization: Memorization | None
     seed: int
     weights: str
-
-
-@torch.no_grad()
-def evaluate_tokenizer(
-    tokenizer: VisualTokenizer,
-    source: PictureSource,
-    rounds: Sequence[int] = (1, 2, 3, 4, 5, 6, 7, 8),
-    batch_size: int = 32,
-    progress: bool = True,
-) -> TokenizerEvaluation:
-    """Reconstruct every picture of a source and say how near it comes.
-
-    Args:
-        tokenizer: the network.
-        source: pictures of one size that the tokenizer can make, held out from its training.
-        rounds: numbers of HBQ rounds at which to reconstruct with the same weights; none is allowed.
-        batch_size: pictures per network call.
-        progress: show a progress bar.
-
-    Raises:
-        GenrefineError: an empty source, pictures of different sizes, or of a size the tokenizer cannot make.
-    """
-    own = tokenizer.hbq.rounds
-    wanted = sorted({own, *rounds})
-    decibels: dict[int | None, list[Tensor]] = {m: [] for m in (*wanted, None)}
-    errors: list[Tensor] = []
-    similarities: list[Tensor] = []
-    frames = height = width = 0
-    for pixels in pixel_batches(source, batch_size, progress, "reconstructing"):
-        frames, height, width = pixels.shape[2:]
-        pixels = pixels.to(tokenizer.device)
-        latents = tokenizer.latents(pixels.to(tokenizer.dtype))
-        for m in decibels:
-            quantized = latents if m is None else HBQ(m, tokenizer.hbq.layout).quantize(latents).to(latents.dtype)
-            output = tokenizer.decode_latents(quantized)
-            decibels[m].append(psnr(output, pixels).cpu())
-            if m == own:
-                errors.append(mean_squared_error(output, pixels).cpu())
-                similarities.append(ssim(output, pixels).cpu())
-    means = {m: float(torch.cat(values).mean()) for m, values in decibels.items()}
-    error = torch.cat(errors)
-    per_round = tokenizer.bits_per_pixel(frames, height, width) / own
-    return TokenizerEvaluation(
-        num_pictures=len(source),
-        frames=frames,
-        height=height,
-        width=width,
-        rounds=own,
-        latent_dim=tokenizer.latent_dim,
-        bits_per_pixel=per_round * own,
-        psnr=means[own],
-        psnr_of_mean_error=psnr_of_error(float(error.mean())),
-        ssim=float(torch.cat(similarities).mean()),
-        psnr_unquantized=means[None],
-        psnr_of_frames=tuple((10 * torch.log10(4 / error)).mean(dim=0).tolist()),
-        rates=tuple(Rate(m, per_round * m, means[m]) for m in sorted(set(rounds))),
-        fingerprint=tokenizer.fingerprint(),
-    )
 
 
 def evaluate_class_pipeline(

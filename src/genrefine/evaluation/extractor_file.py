@@ -10,10 +10,7 @@ call it: with bytes as they would be saved, `return_features=True`, resizing and
 0..255 with `rescale=True, resize=True`.
 """
 
-import warnings
-import zipfile
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -22,7 +19,7 @@ from torch import Tensor, nn
 from genrefine.errors import GenrefineError
 from genrefine.evaluation.features import FeatureExtractor, Frames, ProgramFeatures
 from genrefine.evaluation.inception import NUM_FEATURES, SIDE, read_inception
-from genrefine.files import one_line, sha256_of
+from genrefine.evaluation.script import is_scripted, named, read_script, vectors
 
 
 class InceptionFeatures(nn.Module):
@@ -40,7 +37,7 @@ class InceptionFeatures(nn.Module):
         self.network = read_inception(path)
         self.num_features = NUM_FEATURES
         self.description = (
-            f"Inception-v3 of FID ({_named(path)}), {NUM_FEATURES} features after the last pooling, bytes resized to "
+            f"Inception-v3 of FID ({named(path)}), {NUM_FEATURES} features after the last pooling, bytes resized to "
             f"{SIDE} px by TensorFlow's bilinear rule, (x - 128) / 128"
         )
 
@@ -66,17 +63,17 @@ class ScriptedFeatures(nn.Module):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__()
-        self.network = _scripted(path)
+        self.network = read_script(path)
         self.path = Path(path)
         self.num_features = self(torch.zeros(2, 3, 64, 64, dtype=torch.uint8)).shape[1]
         # The last layer maps features to classes; its weights are the only ones of that width.
         heads = [w for w in self.network.parameters() if w.ndim == 2 and w.shape[1] == self.num_features]
         self.class_weights = heads[0].detach() if len(heads) == 1 else None
-        self.description = f"{_named(path)}, {self.num_features} features, resized by the program itself"
+        self.description = f"{named(path)}, {self.num_features} features, resized by the program itself"
 
     def forward(self, frames: Frames) -> Float[Tensor, "batch features"]:
         """Return the features of every frame."""
-        return _vectors(self.network, self.path, as_bytes(frames), return_features=True)
+        return vectors(self.network, self.path, as_bytes(frames), return_features=True)
 
     def logits(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
         """Return the logits of features as the inception score takes them: without bias.
@@ -102,14 +99,14 @@ class ScriptedClipFeatures(nn.Module):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__()
-        self.network, self.path = _scripted(path), Path(path)
-        self.description = f"{_named(path)}, clips of 0..255, rescaled and resized by the program itself"
+        self.network, self.path = read_script(path), Path(path)
+        self.description = f"{named(path)}, clips of 0..255, rescaled and resized by the program itself"
 
     @torch.no_grad()
     def forward(self, pixels: Float[Tensor, "batch 3 frames height width"]) -> Float[Tensor, "batch features"]:
         """Return the features of clips in [-1, 1]."""
         levels = ((pixels.float() + 1) / 2 * 255).clamp(0, 255).round()
-        return _vectors(self.network, self.path, levels, rescale=True, resize=True, return_features=True)
+        return vectors(self.network, self.path, levels, rescale=True, resize=True, return_features=True)
 
 
 def read_extractor(path: str | Path, input_size: int) -> FeatureExtractor:
@@ -128,49 +125,8 @@ def read_extractor(path: str | Path, input_size: int) -> FeatureExtractor:
     return ScriptedFeatures(file) if is_scripted(file) else InceptionFeatures(file)
 
 
-def is_scripted(path: Path) -> bool:
-    """Return whether a file is a TorchScript: an archive that has code in it."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in name for name in archive.namelist())
-
-
 def as_bytes(frames: Frames) -> Tensor:
     """Return frames as the bytes that a file of them would hold."""
     if frames.dtype == torch.uint8:
         return frames
     return ((frames.float() + 1) / 2 * 255).clamp(0, 255).round().to(torch.uint8)
-
-
-def _scripted(path: str | Path) -> Any:
-    file = Path(path)
-    if not file.is_file() or not is_scripted(file):
-        raise GenrefineError(f"a TorchScript file is expected, such as i3d_torchscript.pt; '{path}' is none")
-    with warnings.catch_warnings():
-        # torch discourages the format; the published files have no other.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        try:
-            network = torch.jit.load(str(file), map_location="cpu").eval()
-        except RuntimeError as error:
-            raise GenrefineError(f"'{path}' is a TorchScript that torch cannot read: {one_line(error)[:200]}") from None
-    for parameter in network.parameters():
-        parameter.requires_grad_(False)
-    return network
-
-
-def _vectors(network: Any, path: Path, *given: Tensor, **said: bool) -> Tensor:
-    called = f"({', '.join(f'{name}={value}' for name, value in said.items())})"
-    try:
-        features = network(*given, **said)
-    except (RuntimeError, TypeError, torch.jit.Error) as error:
-        reason = str(error).strip().rpartition("\n")[2]  # a TorchScript's traceback ends with what it says
-        raise GenrefineError(f"'{path}' must take {tuple(given[0].shape)} {called}; it says: {reason[:200]}") from None
-    if not (isinstance(features, Tensor) and features.ndim == 2 and len(features) == len(given[0])):
-        got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-        raise GenrefineError(f"'{path}' must return one vector each of {len(given[0])} {called}; got {got}")
-    return features.float()
-
-
-def _named(path: str | Path) -> str:
-    return f"{Path(path).name}, SHA-256 {sha256_of(Path(path))[:12]}"

@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 
 from genrefine.data import ClipSource, ImageSource, PixelsOnly
 from genrefine.errors import GenrefineError
+from genrefine.evaluation.perceptual import EfficientNetPerceptual, ProgramPerceptual
 from genrefine.experiments.settings import TokenizerRun
 from genrefine.experiments.sources import (
     balanced,
@@ -25,7 +26,6 @@ from genrefine.tokenizer import VisualTokenizer
 from genrefine.training.discriminator import PatchDiscriminator
 from genrefine.training.loop import train
 from genrefine.training.mixture import Kind, Mixture
-from genrefine.training.perceptual import EfficientNetPerceptual, ProgramPerceptual
 from genrefine.training.tokenizer_task import TokenizerTask
 
 IN_MEMORY_BYTES = 2_000_000_000

@@ -6,7 +6,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from genrefine.errors import GenrefineError
-from genrefine.training.perceptual import EfficientNetPerceptual, ProgramPerceptual, map_distance
+from genrefine.evaluation.perceptual import (
+    EfficientNetPerceptual,
+    NamedPerceptual,
+    ProgramPerceptual,
+    ScriptedPerceptual,
+    map_distance,
+)
+from published_networks import TinyI3D, TinyVgg, save_script
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +148,17 @@ def test_a_missing_file_and_a_file_of_another_kind_are_refused(tmp_path):
     (tmp_path / "text.pt2").write_text("no archive")
     with pytest.raises(GenrefineError, match="is not one"):
         ProgramPerceptual(tmp_path / "text.pt2")
+
+
+def test_lpips_is_the_squared_distance_of_the_vectors_of_a_script(tmp_path):
+    path = save_script(TinyVgg(), tmp_path / "vgg16.pt")
+    distance = ScriptedPerceptual(path)
+    a, b = (torch.rand(2, 3, 2, 8, 8, generator=torch.Generator().manual_seed(n)) * 2 - 1 for n in (1, 2))
+    assert isinstance(distance, NamedPerceptual)
+    assert "vgg16.pt, SHA-256" in distance.description
+    levels = [(one.movedim(2, 1).flatten(0, 1) + 1) * 127.5 for one in (a, b)]
+    vectors = [distance.network(one, resize_images=False, return_lpips=True) for one in levels]
+    assert float(distance(a, b)) == pytest.approx(float((vectors[0] - vectors[1]).square().sum(1).mean()))
+    assert float(distance(a, a)) == 0
+    with pytest.raises(GenrefineError, match=r"must take .* it says"):
+        ScriptedPerceptual(save_script(TinyI3D(), tmp_path / "i3d.pt"))(a, b)

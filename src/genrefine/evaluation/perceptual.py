@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from genrefine.errors import GenrefineError
 from genrefine.evaluation.efficientnet import NUM_BLOCKS, EfficientNetLite0
 from genrefine.evaluation.program import Program
+from genrefine.evaluation.script import named, read_script, vectors
 
 
 @runtime_checkable
@@ -33,6 +34,13 @@ class PerceptualDistance(Protocol):
         pixels_b: Float[Tensor, "batch 3 frames height width"],
     ) -> Float[Tensor, ""]:
         """Return the distance, 0 for equal clips, differentiable in both arguments."""
+
+
+@runtime_checkable
+class NamedPerceptual(PerceptualDistance, Protocol):
+    """A distance that says what it rests on, as an evaluation must."""
+
+    description: str
 
 
 class EfficientNetPerceptual(nn.Module):
@@ -52,6 +60,7 @@ class EfficientNetPerceptual(nn.Module):
         if not blocks or min(blocks) < 0 or max(blocks) >= NUM_BLOCKS or len(set(blocks)) != len(blocks):
             raise GenrefineError(f"blocks must be different numbers in 0..{NUM_BLOCKS - 1}; got {tuple(blocks)}")
         self.blocks = tuple(sorted(blocks))
+        self.description = f"EfficientNet-Lite0, blocks {', '.join(map(str, self.blocks))}"
         self.network = EfficientNetLite0(num_blocks=max(blocks) + 1)
 
     def forward(
@@ -63,6 +72,37 @@ class EfficientNetPerceptual(nn.Module):
         return map_distance(
             self.network.maps(_frames(pixels_a), self.blocks), self.network.maps(_frames(pixels_b), self.blocks)
         )
+
+
+class ScriptedPerceptual(nn.Module):
+    """Compare clips by LPIPS over VGG-16 (arXiv 1801.03924), from StyleGAN's TorchScript `vgg16.pt`.
+
+    It is called as `network(levels, resize_images=False, return_lpips=True)` with floats 0..255 and returns one vector
+    for each picture; their squared distance is LPIPS.
+
+    Args:
+        path: the file, a program: open only one that you trust.
+
+    Raises:
+        GenrefineError: the file is no TorchScript; at the first call, it refuses that or returns no vectors.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
+        self.network, self.path = read_script(path), Path(path)
+        self.description = f"LPIPS ({named(path)})"
+
+    def forward(
+        self,
+        pixels_a: Float[Tensor, "batch 3 frames height width"],
+        pixels_b: Float[Tensor, "batch 3 frames height width"],
+    ) -> Float[Tensor, ""]:
+        """Return the mean distance of the frames."""
+        a, b = (self._vectors(_frames(one).float()) for one in (pixels_a, pixels_b))
+        return (a - b).square().sum(dim=1).mean()
+
+    def _vectors(self, frames: Tensor) -> Tensor:
+        return vectors(self.network, self.path, (frames + 1) * 127.5, resize_images=False, return_lpips=True)
 
 
 class ProgramPerceptual(nn.Module):
