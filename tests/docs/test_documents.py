@@ -32,7 +32,7 @@ from genrefine.experiments.settings import RefinerRun, TextRun, TokenizerRun
 from genrefine.sampling.options import OPTIONS, SamplingOptions
 
 every_document = pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
-PROGRAMS = {"genrefine", "make", "python", "pip", "git", "accelerate", "tensorboard", "mkdocs", "hf"}
+PROGRAMS = {"genrefine", "make", "python", "pip", "git", "accelerate", "torchrun", "tensorboard", "mkdocs", "hf"}
 
 
 def make_targets() -> set[str]:
@@ -47,9 +47,9 @@ def check_command(words: list[str]) -> None:
         check_genrefine(arguments)
     elif program == "make":
         assert set(arguments) <= make_targets(), words
-    elif program == "accelerate":
+    elif program in ("accelerate", "torchrun", "torchrun"):
         module = arguments.index("-m")
-        assert arguments[0] == "launch", words
+        assert program == "torchrun" or arguments[0] == "launch", words
         assert importlib.util.find_spec(f"{arguments[module + 1]}.__main__"), words
         check_genrefine(arguments[module + 2 :])
     elif program == "python":
