@@ -12,6 +12,8 @@ from PIL import Image
 from genrefine.cli import main
 from tiny_models import tiny_pipeline, tiny_text_pipeline, tiny_tokenizer
 
+PRESETS = {"fast": {"num_inference_steps": 1, "guidance_scale": 7.0}}
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -34,7 +36,7 @@ def _fresh_accelerator() -> Iterator[None]:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a pipeline folder that no test may change."""
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    tiny_pipeline().save_pretrained(folder)
+    tiny_pipeline(presets=PRESETS).save_pretrained(folder)
     return folder
 
 

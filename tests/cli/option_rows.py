@@ -45,6 +45,7 @@ def sampling(base: str) -> dict[str, tuple[str, str]]:
             base,
             re.sub(r" --num-inference-steps 2|$", " --num-inference-steps 3", base, count=1),
         ),
+        "--preset": (base, base + " --preset fast"),
         "--no-adaptive": (free + " --adaptive", free + " --no-adaptive"),
         "--guidance-scale": (base, base + " --guidance-scale 9"),
         "--guidance-interval": (base, base + " --guidance-interval 0 0.9"),

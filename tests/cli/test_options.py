@@ -81,7 +81,10 @@ def place(tmp_path_factory, model, pictures):
     write_table(folder / "table.parquet", pictures)
     write_films(folder)
     write_captioned(folder)
-    for name, pipe in (("t", tiny_text_pipeline()), ("t2", tiny_text_pipeline(guidance_scale=9.0))):
+    for name, pipe in (
+        ("t", tiny_text_pipeline(presets={"fast": {"guidance_scale": 7.0}})),
+        ("t2", tiny_text_pipeline(guidance_scale=9.0)),
+    ):
         pipe.save_pretrained(folder / name)
     for part in tiny_text_encoder():
         part.save_pretrained(folder / "encoder")

@@ -137,6 +137,51 @@ def test_the_neutral_configuration_guides_nothing_and_changes_nothing():
 
 def test_the_arguments_of_the_sampler_are_the_options():
     shown = inspect.signature(RefinementSampler.__init__).parameters
-    assert set(shown) == {"self", "entropy_steps", "published", *OPTIONS}
+    assert set(shown) == {"self", "entropy_steps", "presets", "published", *OPTIONS}
     saved = {name: value for name, value in RefinementSampler().config.items() if name in OPTIONS}
     assert SamplingOptions(**saved) == SamplingOptions()
+
+
+PRESETS = {"fast": {"num_inference_steps": 8, "final_latents": "expected"}, "sure": {"adaptive": True}}
+
+
+def test_a_preset_takes_the_place_of_what_is_saved_and_a_call_comes_on_top():
+    sampler = RefinementSampler(**CONFIG, presets=PRESETS, entropy_steps=asdict(BUDGET)).calibrated(BUDGET)
+    assert sampler.presets == ["fast", "sure"]
+    fast = sampler.settings(preset="fast")
+    assert (fast.steps, fast.final_latents, fast.temperature) == (FixedSteps(8), "expected", 1.31)
+    assert sampler.settings(preset="fast", num_inference_steps=3).steps == FixedSteps(3)
+    assert sampler.settings(preset="fast", temperature=0.5).temperature == 0.5
+    assert sampler.settings(preset="sure").steps == BUDGET
+    assert sampler.settings(preset="sure", num_inference_steps=3).steps == FixedSteps(3)
+    assert sampler.settings(preset=None) == sampler.settings()
+    assert "preset" not in sampler.options(preset="fast").arguments()
+
+
+def test_presets_are_saved_and_loaded(tmp_path):
+    RefinementSampler(presets=PRESETS, entropy_steps=asdict(BUDGET)).save_pretrained(tmp_path)
+    loaded = RefinementSampler.from_pretrained(tmp_path)
+    assert loaded.settings(preset="fast").steps == FixedSteps(8)
+    assert RefinementSampler().presets == []
+
+
+@pytest.mark.parametrize(
+    ("presets", "message"),
+    [
+        ({"fast": {"num_steps": 3}}, "num_steps"),
+        ({"fast": {"temperature": 0.0}}, "temperature must be"),
+        ({"fast": 8}, "must hold sampling options by name; got 8 for 'fast'"),
+        ({"sure": {"adaptive": True}}, "needs a calibrated model"),
+        ({"fast": {"preset": "fast"}}, "preset"),
+    ],
+)
+def test_presets_that_cannot_be_taken_are_refused_when_they_are_saved(presets, message):
+    with pytest.raises(GenrefineError, match=message):
+        RefinementSampler(presets=presets)
+
+
+def test_a_preset_that_is_not_there_is_refused_with_those_that_are():
+    with pytest.raises(GenrefineError, match="no sampling preset 'slow'; its presets are fast, sure"):
+        RefinementSampler(presets=PRESETS, entropy_steps=asdict(BUDGET)).settings(preset="slow")
+    with pytest.raises(GenrefineError, match="no sampling preset 'fast'; it has none"):
+        RefinementSampler().settings(preset="fast")

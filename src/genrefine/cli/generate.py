@@ -42,7 +42,18 @@ if TYPE_CHECKING:
 _MOST_FILMED = 9
 _SET_IN_MOTION = 17
 _OF_PROMPTS = ("prompt", "prompts", "interactive", "negative_prompt", "frames", "first_frame", "height", "width")
-_OF_PICTURES = ("class_label", "output", "num_images", "seed", "film", "json", "batch_size", *_OF_PROMPTS, *OPTIONS)
+_OF_PICTURES = (
+    "class_label",
+    "output",
+    "num_images",
+    "seed",
+    "film",
+    "json",
+    "batch_size",
+    *_OF_PROMPTS,
+    "preset",
+    *OPTIONS,
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

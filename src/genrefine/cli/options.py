@@ -72,6 +72,7 @@ def add_batch_option(parser: argparse.ArgumentParser, default: int = 64) -> None
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     """Let the caller change the sampling defaults of the model: one flag per field of `SamplingOptions`."""
+    parser.add_argument("--preset", metavar="NAME", help="sampling options that the model has saved under this name")
     steps = parser.add_mutually_exclusive_group()
     for option in fields(SamplingOptions):
         group = steps if option.name in ("num_inference_steps", "adaptive") else parser
@@ -88,7 +89,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
 
 def sampling_of(options: argparse.Namespace) -> dict[str, Any]:
     """Return the sampling options that were given."""
-    return {name: getattr(options, name) for name in OPTIONS if getattr(options, name) is not None}
+    return {name: getattr(options, name) for name in ("preset", *OPTIONS) if getattr(options, name) is not None}
 
 
 def _number_type(declared: Any) -> type:

@@ -1,6 +1,6 @@
 """`RefinementSampler`: the component that a pipeline saves, which holds the default of every sampling option."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from genrefine.conditioning.condition import Condition
-from genrefine.errors import refuse_unknown_settings
+from genrefine.errors import GenrefineError, refuse_unknown_settings
 from genrefine.sampling.budgets import EntropySteps
 from genrefine.sampling.guidance import Refiner, apply_guidance
 from genrefine.sampling.options import OPTIONS, SamplingOptions, with_options
@@ -29,6 +29,8 @@ class RefinementSampler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     Args:
         entropy_steps: fields of `budgets.EntropySteps`, found by calibration; None if the model was never calibrated.
+        presets: options by name, such as `{"fast": {"num_inference_steps": 8}}`: a call with `preset="fast"` takes them
+            in place of the saved ones, and whatever else it says comes on top.
         published: fields of `published.PublishedLaws` that differ from its defaults, for converted models.
         options: fields of `options.SamplingOptions`.
 
@@ -42,6 +44,7 @@ class RefinementSampler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self,
         *,
         entropy_steps: dict[str, Any] | None = None,
+        presets: dict[str, Any] | None = None,
         published: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
@@ -49,6 +52,8 @@ class RefinementSampler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self.settings(saved)
         if entropy_steps is not None:  # a budget that does not fit is refused now, not at the first adaptive call
             self.settings(replace(saved, adaptive=True))
+        for name in self.presets:
+            self.settings(preset=name)
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
@@ -66,6 +71,11 @@ class RefinementSampler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """Whether an entropy budget was found for this model."""
         return self.config["entropy_steps"] is not None
 
+    @property
+    def presets(self) -> list[str]:
+        """Names of the options that are saved under one."""
+        return list(self.config["presets"] or {})
+
     def calibrated(self, budget: EntropySteps) -> "RefinementSampler":
         """Return a sampler with the same defaults and this entropy budget."""
         values = {key: value for key, value in self.config.items() if not key.startswith("_")}
@@ -75,11 +85,25 @@ class RefinementSampler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def options(self, **given: Any) -> SamplingOptions:
         """Return the options of one call: what is given, and the saved value of what is not given or None.
 
+        Args:
+            given: fields of `SamplingOptions`, and `preset`, the name of saved ones.
+
         Raises:
             GenrefineError: for an unknown name, or two values that exclude each other.
         """
         saved = SamplingOptions.of({name: self.config[name] for name in OPTIONS})
+        if (name := given.pop("preset", None)) is not None:
+            saved = saved.override(self._preset(name))
         return saved.override(given)
+
+    def _preset(self, name: Any) -> dict[str, Any]:
+        if name not in self.presets:
+            known = f"its presets are {', '.join(self.presets)}" if self.presets else "it has none"
+            raise GenrefineError(f"the model has no sampling preset {name!r}; {known}")
+        values = self.config["presets"][name]
+        if not isinstance(values, Mapping):
+            raise GenrefineError(f"presets must hold sampling options by name; got {values!r} for {name!r}")
+        return dict(values)
 
     def settings(self, options: SamplingOptions | None = None, **given: Any) -> SamplingSettings:
         """Return the objects that sample.

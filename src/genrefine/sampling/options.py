@@ -141,7 +141,8 @@ def with_options(function: Function, overriding: bool = True) -> Function:
 
     Args:
         function: changed in place and returned.
-        overriding: the function's defaults are None, "as saved", instead of the options' own.
+        overriding: the function's defaults are None, "as saved", instead of the options' own, and it takes a `preset`:
+            the name of options that are saved with a model.
     """
     signature = inspect.signature(function)
     named = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
@@ -154,5 +155,8 @@ def with_options(function: Function, overriding: bool = True) -> Function:
         )
         for option in fields(SamplingOptions)
     ]
+    if overriding:
+        keyword_only = inspect.Parameter.KEYWORD_ONLY
+        options.insert(0, inspect.Parameter("preset", keyword_only, default=None, annotation=str | None))
     function.__signature__ = signature.replace(parameters=[*named, *options])  # type: ignore[attr-defined]
     return function
