@@ -5,7 +5,7 @@ Every message is one line: what was expected, what came, what to do. The command
 
 import inspect
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -33,6 +33,12 @@ def refuse_unknown_settings(owner: type, given: Iterable[str]) -> None:
         raise GenrefineError(
             f"{owner.__name__} settings are {', '.join(sorted(known))}; got {', '.join(unknown)}; remove it"
         )
+
+
+def some_of(names: Sequence[str], most: int = 3) -> str:
+    """Return the first of some names in words, and how many more there are: a message stays a line."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def whole_number(name: str, value: Any) -> int:

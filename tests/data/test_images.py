@@ -270,6 +270,14 @@ def test_class_names_of_a_model_fix_the_numbers(folder: Path):
         ImageSource(folder, class_names=["dogs", "cats"])
 
 
+def test_a_model_without_any_of_many_classes_is_told_in_one_short_line(tmp_path: Path):
+    for number in range(40):
+        (tmp_path / f"class {number:02d}").mkdir()
+        (tmp_path / f"class {number:02d}" / "a.png").write_bytes(png("blue"))
+    with pytest.raises(GenrefineError, match="lacks 'class 00', 'class 01', 'class 02' and 37 more; add the class"):
+        ImageSource(tmp_path, class_names=["dogs"])
+
+
 def test_raise_names_the_corrupt_file_when_it_is_read(folder: Path):
     (folder / "dogs/blue.png").write_bytes(png("blue")[:40])
     source = ImageSource(folder)

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from genrefine.conditioning.text_encoder import readable_prompt, says_nothing
 from genrefine.data.folder import LABEL_COLUMNS, Kind
 from genrefine.data.listing import Listing, list_items
-from genrefine.errors import GenrefineError
+from genrefine.errors import GenrefineError, some_of
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ class Source(Dataset[tuple[Tensor, int]], ABC):
             if progress is not None:
                 progress(done, len(self._rows))
         if self.skipped:
-            names = ", ".join(self.skipped)
+            names = some_of(list(self.skipped))  # each with its reason: `skipped`
             logger.warning("skipped %d of %d unreadable %s: %s", len(self.skipped), len(self._rows), what, names)
         if not readable:
             raise GenrefineError(f"none of {len(self._rows)} {what} in '{self.path}' can be read; check the files")
@@ -192,7 +192,7 @@ def _but(left_out: Mapping[str, Sequence[str]]) -> str:
     """Say what is left out, or nothing."""
     parts = [
         f"{len(names)} {'with' if reason.startswith('an ending') else 'as'} {reason} "
-        f"({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        f"({some_of(names)})"
         for reason, names in left_out.items()
     ]
     return f"; left out: {'; '.join(parts)}" if parts else ""
@@ -241,6 +241,7 @@ def _number_classes(classes: list[Any], class_names: Sequence[str] | None, kind:
     if class_names is None:
         return found
     if unknown := sorted(set(found) - set(class_names)):
-        missing = ", ".join(map(repr, unknown))
-        raise GenrefineError(f"class_names lacks {missing}; add the class or drop its {kind.plural}")
+        raise GenrefineError(
+            f"class_names lacks {some_of(list(map(repr, unknown)))}; add the class or drop its {kind.plural}"
+        )
     return list(class_names)
