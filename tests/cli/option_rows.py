@@ -5,7 +5,16 @@ Names of files and folders are those that `test_options.place` makes.
 
 import re
 
-from text_evaluation_rows import CLIP_ROWS, CLIPS, PROMPT_ROWS, PROMPTS, TOKENIZER_FRAMES, with_shared
+from text_evaluation_rows import (
+    CLIP_ROWS,
+    CLIPS,
+    PROMPT_ROWS,
+    PROMPTS,
+    SUITE,
+    TOKENIZER_FRAMES,
+    suite_rows,
+    with_shared,
+)
 
 GENERATE = "generate --model m --class-label 0 --seed 7 -o a.png"
 PAINT = "generate dog --model t --seed 7 -o a.png"
@@ -248,6 +257,7 @@ ROWS: dict[str, dict[str, tuple[str, str]]] = {
         "--output": (STATISTICS, STATISTICS.replace("made.npz", "other.npz")),
         **without(sets(STATISTICS), "--seed"),
     },
+    "evaluate suite": suite_rows(sampling(SUITE)),
     "evaluate prompts": {**PROMPT_ROWS, **with_shared(PROMPTS, sampling(PROMPTS))},
     "evaluate clips": {**CLIP_ROWS, **with_shared(CLIPS, sampling(CLIPS))},
     "convert": {

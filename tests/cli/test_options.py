@@ -95,6 +95,8 @@ def place(tmp_path_factory, model, pictures):
     mask.save(folder / "mask.png")
     (folder / "names.txt").write_text("\n".join(CLASS_NAMES))
     (folder / "words.txt").write_text("dog\nheart\n")
+    for name, words in (("asked", ("dog", "heart")), ("asked2", ("dog", "rocket"))):
+        (folder / f"{name}.jsonl").write_text("".join(f'{{"tag": "one", "prompt": "{word}"}}\n' for word in words))
     for name, side in (("quarters", 2), ("thirds", 3)):
         network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(side), torch.nn.Flatten()).eval()
         shapes = ({0: torch.export.Dim("batch", max=4096), 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO},)

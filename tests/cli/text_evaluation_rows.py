@@ -56,4 +56,26 @@ CLIP_ROWS = {
     "--clip-extractor": (CLIPS, CLIPS + " --clip-extractor i3d.pt"),
     "--first-frames": (CLIPS, CLIPS + " --first-frames"),
 }
+SUITE = "evaluate suite asked.jsonl --layout geneval --model t -o drawn --num-images 2 --num-inference-steps 2"
+FILMS = "evaluate suite words.txt --layout vbench --model t -o drawn --num-images 1 --num-inference-steps 2 --frames 3"
+
+
+def suite_rows(sampling: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """Return rows of the options of benchmarks."""
+    return {
+        "suite": (SUITE, SUITE.replace("asked", "asked2")),
+        "--layout": (SUITE, SUITE.replace("asked.jsonl --layout geneval", "words.txt --layout vbench")),
+        "--output": (SUITE, SUITE.replace("drawn", "elsewhere")),
+        "--num-images": (SUITE, SUITE.replace("--num-images 2", "--num-images 1")),
+        "--frames": (FILMS, FILMS.replace("--frames 3", "--frames 5")),
+        "--model": (SUITE, SUITE.replace("--model t", "--model t2")),
+        "--adapter": (SUITE, SUITE + " --adapter tad"),
+        "--adapter-scale": (SUITE + " --adapter tad", SUITE + " --adapter tad --adapter-scale 0"),
+        "--device": (SUITE, SUITE + " --device nowhere"),
+        "--dtype": (SUITE, SUITE + " --dtype bfloat16"),
+        "--batch-size": (SUITE, SUITE + " --batch-size 1"),
+        **sampling,
+    }
+
+
 TOKENIZER_FRAMES = "evaluate tokenizer --model t --data movies/test --rounds --frames 3"

@@ -17,6 +17,8 @@ from genrefine.cli.evaluate_pictures import (
 from genrefine.cli.evaluate_text import (
     add_clip_options,
     add_prompt_options,
+    add_suite_options,
+    draw_suite,
     load_clips,
     measure_clips,
     measure_prompts,
@@ -48,7 +50,7 @@ from genrefine.errors import GenrefineError
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Describe the options of the verb: seven subjects, each with its own."""
+    """Describe the options of the verb: eight subjects, each with its own."""
     subjects = parser.add_subparsers(dest="subject", metavar="SUBJECT", required=True)
     tokenizer = subjects.add_parser("tokenizer", help="PSNR, SSIM and bits per pixel of reconstructions")
     tokenizer.add_argument(
@@ -78,6 +80,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_pair_options(pairs)
     statistics = subjects.add_parser("statistics", help="write mean and covariance of real pictures")
     add_statistics_options(statistics)
+    suite = subjects.add_parser("suite", help="draw a benchmark's prompts as its own scorer reads them")
+    add_suite_options(suite)
     for subject in (tokenizer, samples, prompts, clips, pictures, pairs, statistics):
         add_extractor_options(subject)
     for subject in (samples, prompts, clips, pictures, pairs):
@@ -87,6 +91,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         subject.add_argument(
             "--samples", type=Path, metavar="DIR", help="keep finished samples here, and continue from them"
         )
+    for subject in (samples, prompts, clips, suite):
         add_model_option(subject, default=CLASS_MODEL if subject is samples else TEXT_MODEL)
         add_adapter_options(subject)
         add_sampling_options(subject)
@@ -98,7 +103,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         add_data_options(subject, labels=subject is samples)
         add_batch_option(subject, 32 if subject in large else 8 if subject is clips else 16)
         add_json_option(subject)
-    for subject in (tokenizer, samples, prompts, clips):
+    add_batch_option(suite, 16)
+    for subject in (tokenizer, samples, prompts, clips, suite):
         add_device_option(subject)
         add_dtype_option(subject)
 
@@ -107,6 +113,9 @@ def run(options: argparse.Namespace) -> None:
     """Measure and report."""
     from genrefine.files import require_writable, require_writable_folder, write_atomically
 
+    if options.subject == "suite":
+        draw_suite(options)
+        return
     if options.json:
         require_writable(options.json)
     if getattr(options, "samples", None):

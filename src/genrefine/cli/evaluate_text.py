@@ -37,6 +37,34 @@ def add_clip_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--caption-column", default="captions", metavar="NAME", help="column of captions (captions)")
 
 
+def add_suite_options(parser: argparse.ArgumentParser) -> None:
+    """Describe what only benchmarks have."""
+    parser.add_argument("suite", type=Path, metavar="FILE", help="prompts of the benchmark; for dpg their folder")
+    parser.add_argument(
+        "--layout", required=True, metavar="NAME", help="how its scorer reads samples: geneval, dpg or vbench"
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the samples")
+    parser.add_argument(
+        "--num-images", type=positive, metavar="N", help="samples of each prompt (as the scorer expects: 4, 4, 5)"
+    )
+    parser.add_argument("--frames", type=positive, default=1, metavar="N", help="frames of a clip, for vbench")
+
+
+def draw_suite(options: argparse.Namespace) -> None:
+    """Draw the prompts of a benchmark into the folders that its scorer reads."""
+    from genrefine.evaluation import suites
+    from genrefine.files import require_writable_folder
+
+    suite = suites.read_suite(options.layout, options.suite, options.num_images, options.frames)
+    require_writable_folder(options.output)
+    pipeline = _load_text_pipeline(options)
+    drawn = suites.draw_suite(
+        pipeline, suite, options.output, options.batch_size, sys.stderr.isatty(), **sampling_of(options)
+    )
+    there = f"{len(suite.prompts)} prompts with {suite.count} samples each"
+    say(f"{options.output}: {there}, as {suite.layout} reads them; {drawn} prompts drawn now by this process")
+
+
 def measure_prompts(options: argparse.Namespace) -> Any:
     """Draw a picture of each caption and say whether it shows what the caption says."""
     from genrefine.evaluation.prompts import Columns, evaluate_prompts

@@ -191,8 +191,7 @@ class Source(Dataset[tuple[Tensor, int]], ABC):
 def _but(left_out: Mapping[str, Sequence[str]]) -> str:
     """Say what is left out, or nothing."""
     parts = [
-        f"{len(names)} {'with' if reason.startswith('an ending') else 'as'} {reason} "
-        f"({some_of(names)})"
+        f"{len(names)} {'with' if reason.startswith('an ending') else 'as'} {reason} ({some_of(names)})"
         for reason, names in left_out.items()
     ]
     return f"; left out: {'; '.join(parts)}" if parts else ""

@@ -55,15 +55,15 @@ def draw_batches(
                 bar.update(len(next(iter(batches[-1].values()))))
         return _joined(batches)
     if rank == 0:
-        _claim(folder, claim)
+        claim_folder(folder, claim)
     missing = missing_ranges(folder, count, batch_size)
-    _meet(processes)  # all have looked before one writes
+    meet(processes)  # all have looked before one writes
     own = missing[rank::processes]
     with _bar(count, count - sum(end - start for start, end in missing), progress and rank == 0) as bar:
         for start, end in own:
             write_atomically(_file(folder, start), save(make(start, end)))
             bar.update((end - start) * processes)
-    _meet(processes)
+    meet(processes)
     return read_samples(folder, count)
 
 
@@ -127,7 +127,12 @@ def claim_of(folder: Path) -> dict[str, Any]:
     return read_json(folder / "run.json", "draw the samples again")
 
 
-def _claim(folder: Path, run: dict[str, Any]) -> None:
+def claim_folder(folder: Path, run: dict[str, Any]) -> None:
+    """Note in `run.json` what decides the samples of a folder.
+
+    Raises:
+        GenrefineError: it holds those of another run.
+    """
     text = json.dumps(run, sort_keys=True, default=list)
     file = folder / "run.json"
     if not file.is_file():
@@ -141,7 +146,7 @@ def _claim(folder: Path, run: dict[str, Any]) -> None:
         )
 
 
-def _meet(processes: int) -> None:
+def meet(processes: int) -> None:
     """Wait until all processes have come this far."""
     if processes > 1:
         from accelerate import PartialState
