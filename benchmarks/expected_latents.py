@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -25,7 +26,7 @@ from genrefine.data import ImageSource
 from genrefine.evaluation.features import EfficientNetFeatures, FeatureExtractor, ProgramFeatures, collect_features
 from genrefine.evaluation.frechet import frechet_distance
 from genrefine.evaluation.manifold import manifold
-from genrefine.evaluation.paired import paired_kernel_distance
+from genrefine.evaluation.paired import Interval, paired_kernel_distance
 from genrefine.evaluation.pictures import pixel_batches
 from genrefine.evaluation.samples import labels_like
 from genrefine.files import write_atomically
@@ -44,7 +45,11 @@ def sharpness(pixels: Tensor) -> Tensor:
 
 def draw(pipe: Any, what: list[Any], steps: int, options: argparse.Namespace) -> dict[str, Tensor]:
     """Return the pictures of both ends as bytes, colors last; drawn before if they are kept."""
-    file = options.keep / f"{options.model}-{steps}-{len(what)}-{options.dtype}.safetensors" if options.keep else None
+    file = (
+        options.keep / f"{Path(options.model).name}-{steps}-{len(what)}-{options.dtype}.safetensors"
+        if options.keep
+        else None
+    )
     if file is not None and file.is_file():
         return load_file(file)
     shown: dict[str, list[Tensor]] = {end: [] for end in ENDS}
@@ -61,7 +66,26 @@ def draw(pipe: Any, what: list[Any], steps: int, options: argparse.Namespace) ->
     return pictures
 
 
-def main() -> None:
+def plot(distances: dict[tuple[int, str], Interval], options: argparse.Namespace) -> None:
+    """Draw the kernel distance of both ends over the number of steps, with its intervals."""
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+    axes = figure.add_subplot()
+    for end, color, marker in (("drawn", "#c8553d", "o"), ("expected", "#1b6e8c", "s")):
+        steps = sorted(steps for steps, which in distances if which == end)
+        found = [distances[one, end] for one in steps]
+        spread = [[one.value - one.low for one in found], [one.high - one.value for one in found]]
+        values = [one.value for one in found]
+        axes.errorbar(steps, values, spread, color=color, marker=marker, capsize=3, label=end)
+    axes.set(xscale="log", xlabel="steps, two evaluations each", ylabel="kernel distance to held-out pictures")
+    axes.set_xticks(options.steps, [str(one) for one in options.steps], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.set_title(f"{Path(options.model).name}, {options.num_samples:,} fresh seeds", fontsize=10)
+    axes.legend(title="what is decoded", frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(options.plot, dpi=120)
+
+
+def main(words: list[str] | None = None) -> None:
     """Draw, judge and report."""
     parser = measuring.parser(__doc__, repetitions=1)
     parser.add_argument("--model", default="emoji-class")
@@ -71,8 +95,10 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--extractor", nargs=2, metavar=("FILE", "PIXELS"), help="a second network: .pt2, input size")
+    parser.add_argument("--only", nargs="*", default=["skin_tone="], metavar="COLUMN=VALUE", help="held-out rows")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw distance over steps, .png")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep pictures here, and do not draw them again")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     report = measuring.Report("expected_latents", options)
 
     pipe = genrefine.load(options.model, dtype=getattr(torch, options.dtype))
@@ -80,7 +106,8 @@ def main() -> None:
     is_class = isinstance(pipe, ClassPipeline)
     names = {"class_names": pipe.class_names} if is_class else {"caption_column": "captions"}
     split = "concept" if is_class else "pair"
-    held_out = ImageSource(options.data, size=pipe.picture_size, split=split, keep={"skin_tone": ""}, **names)
+    only = {column: value for column, _, value in (pair.partition("=") for pair in options.only)}
+    held_out = ImageSource(options.data, size=pipe.picture_size, split=split, keep=only, **names)
     if is_class:
         what: list[Any] = labels_like(held_out.labels, len(pipe.class_names), options.num_samples)
     else:
@@ -103,15 +130,21 @@ def main() -> None:
                 four = asdict(manifold(features, of_real[name]))
                 report.add(f"{steps} steps, {end}", four.pop("precision"), f"precision, {name}", **four)
     most = max(options.steps)
+    distances: dict[tuple[int, str], Interval] = {}
     for steps in options.steps:
         for name in networks:
             for first in dict.fromkeys([(steps, "drawn"), (most, "drawn")]):
                 pair = found[(*first, name)], found[steps, "expected", name]
                 one = paired_kernel_distance(*pair, of_real[name], torch.Generator().manual_seed(0))
+                if name == "Lite0":
+                    distances[first] = one.first
+                    distances[steps, "expected"] = one.second
                 title = f"{steps} steps expected against {first[0]} drawn"
                 low, high = one.difference.low, one.difference.high
                 details = {"low": low, "high": high, "drawn": one.first.value, "expected": one.second.value}
                 report.add(title, one.difference.value, f"KID, {name}", **details)
+    if options.plot is not None:
+        plot(distances, options)
     report.show(__doc__)
 
 

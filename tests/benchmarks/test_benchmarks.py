@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from genrefine.data import ImageSource
 from genrefine.evaluation.prompts import Columns, evaluate_prompts
+from genrefine.evaluation.samples import labels_like
 from tiny_models import tiny_pipeline, tiny_text_pipeline
 
 CHECKOUT = Path(__file__).parents[2]
@@ -221,3 +223,33 @@ def test_refiner_speed_refuses_a_reference_that_says_something_else(run, monkeyp
     monkeypatch.setattr(refiner_speed, "rotated", lambda x, angles: x)
     with pytest.raises(AssertionError, match="same logits"):
         run("refiner_speed", "--width", 48, "--depth", 1, "--grid", 2, "--batch", 2, "--threads", 1)
+
+
+def test_expected_latents_are_judged_on_the_same_trajectories_and_drawn_once(run, tmp_path):
+    """A tiny model: the numbers are those of its pictures, and kept pictures are not drawn again."""
+    tiny_pipeline().save_pretrained(tmp_path / "tiny")
+    for index in range(10):
+        place = tmp_path / "data" / "concept" / ("food/fluent" if index % 2 else "animals/noto")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((16, 16), 20 * index).convert("RGB").save(place / f"{index}.png")
+    words = ["--model", tmp_path / "tiny", "--data", tmp_path / "data", "--num-samples", 10, "--steps", 2, 3]
+    words += ["--keep", tmp_path / "kept", "--plot", tmp_path / "plot.png", "--batch-size", 4, "--only"]
+    report = run("expected_latents", *words)
+    (kept,) = (tmp_path / "kept").glob("*-2-*.safetensors")
+    pictures = load_file(kept)
+    pipe = tiny_pipeline()
+    source = ImageSource(tmp_path / "data", split="concept", class_names=pipe.class_names)
+    labels = labels_like(source.labels, len(pipe.class_names), 10)
+    for row in range(10):
+        what, seed = labels[row], 100_000 + row
+        for end in ("drawn", "expected"):
+            made = pipe(what, seed=seed, num_inference_steps=2, final_latents=end).images[0]
+            assert made.tobytes() == pictures[end][row].numpy().tobytes()
+    paired = [one for one in report["results"] if one["name"] == "2 steps expected against 2 drawn"]
+    assert [one["value"] for one in paired] == [pytest.approx(paired[0]["expected"] - paired[0]["drawn"])]
+    with Image.open(tmp_path / "plot.png") as plot:
+        assert plot.width > 300
+    before = kept.stat().st_mtime_ns
+    again = run("expected_latents", *words)
+    assert again["results"] == report["results"]
+    assert kept.stat().st_mtime_ns == before
