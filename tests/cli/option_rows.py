@@ -27,7 +27,8 @@ FILM_TABLE = "encode films.parquet --frames 3 --model m -o store"
 CALIBRATE = "calibrate m --max-steps 9 --warmup 2 --num-images 8 --mean-steps 6"
 CALIBRATE_TEXT = "calibrate t --max-steps 9 --warmup 2 --num-images 6 --mean-steps 6 --json did.json"
 CAPTIONS = f"{CALIBRATE_TEXT} --captions cap --split test"
-TOKENIZER = "evaluate tokenizer --model m --data set/test --rounds"
+TOKENIZER = "evaluate tokenizer --model m --data set/test --pixels-only --rounds"
+SEEN = TOKENIZER.replace("--pixels-only ", "")
 SAMPLES = (
     "evaluate samples --model m --data set --split test --num-samples 8 --num-inference-steps 2 "
     "--extractor quarters.pt2 --extractor-size 32"
@@ -217,10 +218,10 @@ ROWS: dict[str, dict[str, tuple[str, str]]] = {
     "evaluate tokenizer": {
         "--rounds": (TOKENIZER, TOKENIZER + " 1"),
         "--size": (TOKENIZER, TOKENIZER + " --size 12"),
-        "--pixels-only": (TOKENIZER, TOKENIZER + " --pixels-only"),
-        "--perceptual": (TOKENIZER, TOKENIZER + " --perceptual vgg16.pt"),
-        "--extractor": (TOKENIZER, TOKENIZER + " --extractor quarters.pt2"),
-        "--extractor-size": (TOKENIZER, TOKENIZER + " --extractor-size 64"),
+        "--pixels-only": (SEEN, TOKENIZER),
+        "--perceptual": (SEEN, SEEN + " --perceptual vgg16.pt"),
+        "--extractor": (SEEN, SEEN + " --extractor quarters.pt2"),
+        "--extractor-size": (SEEN, SEEN + " --extractor-size 64"),
         "--frames": (TOKENIZER_FRAMES, TOKENIZER_FRAMES.replace("3", "5")),
         "--data": (TOKENIZER, TOKENIZER.replace("set/test", "set/train")),
         **without(pictures(TOKENIZER), "--label-column"),

@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from genrefine.cli import VERBS, OneLineParser, main
 from genrefine.evaluation.statistics import Statistics, write_statistics
 from genrefine.refiner.adapter import lora_config
-from published_networks import TinyI3D, TinyVgg, save_script
+from networks_of_scores import TinyI3D, TinyVgg, save_script
 from tiny_models import CLASS_NAMES, tiny_pipeline, tiny_text_encoder, tiny_text_pipeline
 
 GOLDENS = Path(__file__).parents[1] / "goldens"

@@ -78,4 +78,4 @@ def suite_rows(sampling: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str
     }
 
 
-TOKENIZER_FRAMES = "evaluate tokenizer --model t --data movies/test --rounds --frames 3"
+TOKENIZER_FRAMES = "evaluate tokenizer --model t --data movies/test --pixels-only --rounds --frames 3"

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from published_networks import TinyI3D, TinyInception, inception_weights, save_script
 from safetensors.torch import save_file
 
 from genrefine.errors import GenrefineError
@@ -15,6 +14,7 @@ from genrefine.evaluation.extractor_file import (
 from genrefine.evaluation.features import FeatureExtractor
 from genrefine.evaluation.inception import read_inception, resized_like_tensorflow
 from genrefine.media.pixels import from_uint8
+from networks_of_scores import TinyI3D, TinyInception, inception_weights, save_script
 
 # torch-fidelity 0.4.0, FeatureExtractorInceptionV3("2048", "logits_unbiased"), with the same weights and bytes: every
 # 256th feature and every 200th logit. The two networks agreed in every bit where these were recorded.

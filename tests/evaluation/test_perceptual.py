@@ -13,7 +13,7 @@ from genrefine.evaluation.perceptual import (
     ScriptedPerceptual,
     map_distance,
 )
-from published_networks import TinyI3D, TinyVgg, save_script
+from networks_of_scores import TinyI3D, TinyVgg, save_script
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +162,9 @@ def test_lpips_is_the_squared_distance_of_the_vectors_of_a_script(tmp_path):
     assert float(distance(a, a)) == 0
     with pytest.raises(GenrefineError, match=r"must take .* it says"):
         ScriptedPerceptual(save_script(TinyI3D(), tmp_path / "i3d.pt"))(a, b)
+
+
+def test_pictures_that_are_too_small_are_refused_in_words():
+    with pytest.raises(GenrefineError, match=r"pictures of 16 pixels a side; got 12 x 20; leave it out"):
+        EfficientNetPerceptual()(torch.zeros(1, 3, 1, 20, 12), torch.zeros(1, 3, 1, 20, 12))
+    assert float(EfficientNetPerceptual()(torch.zeros(1, 3, 1, 16, 16), torch.zeros(1, 3, 1, 16, 16))) == 0

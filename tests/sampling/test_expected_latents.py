@@ -50,11 +50,11 @@ def test_it_is_the_mean_of_many_drawings_of_the_last_step():
     (record,) = run([5], [1], expected(steps=FixedSteps(1)), shape=(2, 1, 3, 3))
     drawn = [
         collect(run([seed], [1], SamplingSettings(FixedSteps(1)), KnownCodes(record.state, record.fixed), (2, 1, 3, 3)))
-        for seed in range(4000)
+        for seed in range(600)
     ]
     mean = torch.stack([INDEX.decode(one.codes)[0] for one in drawn]).mean(0).mean((1, 2, 3))
     # One step begins at noise, of which the posterior is the prior: the same at every position.
-    assert torch.allclose(record.latents(INDEX)[0].mean((1, 2, 3)), mean, atol=0.02)
+    assert torch.allclose(record.latents(INDEX)[0].mean((1, 2, 3)), mean, atol=0.04)
 
 
 @pytest.mark.parametrize("steps", [FixedSteps(4), EntropySteps(2, 200.0, -60.0, 3, 9)], ids=["fixed", "adaptive"])

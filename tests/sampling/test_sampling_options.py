@@ -100,8 +100,8 @@ def test_a_description_is_json_and_names_everything():
     }
 
 
-def test_there_are_about_nine_options_and_each_explains_itself():
-    assert len(OPTIONS) == 10
+def test_there_are_eleven_options_and_each_explains_itself():
+    assert len(OPTIONS) == 11
     for option in fields(SamplingOptions):
         assert len(option.metadata["help"]) > 20, option.name
         assert (option.metadata["metavar"] is None) == (option.type is bool), option.name
@@ -148,7 +148,7 @@ def test_a_signature_shows_the_options_in_place_of_the_collected_ones():
         return sampling
 
     shown = inspect.signature(call).parameters
-    assert list(shown) == ["prompt", "seed", *OPTIONS]
+    assert list(shown) == ["prompt", "seed", "preset", *OPTIONS]
     assert all(shown[name].default is None for name in OPTIONS)
     assert call("dog", shift=2) == {"shift": 2}
 

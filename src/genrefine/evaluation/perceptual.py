@@ -23,6 +23,8 @@ from genrefine.evaluation.efficientnet import NUM_BLOCKS, EfficientNetLite0
 from genrefine.evaluation.program import Program
 from genrefine.evaluation.script import named, read_script, vectors
 
+SMALLEST = 16
+
 
 @runtime_checkable
 class PerceptualDistance(Protocol):
@@ -69,6 +71,12 @@ class EfficientNetPerceptual(nn.Module):
         pixels_b: Float[Tensor, "batch 3 frames height width"],
     ) -> Float[Tensor, ""]:
         """Return the summed distance of the maps."""
+        if min(pixels_a.shape[-2:]) < SMALLEST:
+            height, width = pixels_a.shape[-2:]
+            raise GenrefineError(
+                f"the perceptual distance of EfficientNet-Lite0 needs pictures of {SMALLEST} pixels a side; "
+                f"got {width} x {height}; leave it out (loss.perceptual=0, --pixels-only)"
+            )
         return map_distance(
             self.network.maps(_frames(pixels_a), self.blocks), self.network.maps(_frames(pixels_b), self.blocks)
         )
