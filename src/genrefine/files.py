@@ -22,6 +22,12 @@ LARGEST_JSON = 256_000_000
 """Bytes: the names of some million pictures; what is larger is not what we or diffusers write."""
 
 
+def process_place() -> tuple[int, int]:
+    """Return the number of this process and how many there are, as `torchrun` says; 0 of 1 without it."""
+    processes = int(os.environ.get("WORLD_SIZE") or 1)
+    return (int(os.environ.get("RANK") or 0) if processes > 1 else 0), processes
+
+
 def require_writable(path: str | os.PathLike[str]) -> None:
     """Create the parent folders of a file to come and prove that it can be written there.
 

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from genrefine.cli import main
+from genrefine.cli.answers import is_first_process
 from genrefine.errors import GenrefineError
 from genrefine.evaluation.sample_folder import claim_of, draw_batches, missing_ranges, read_samples
 from tiny_models import tiny_pipeline
@@ -84,6 +85,16 @@ def test_several_processes_need_a_folder(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(GenrefineError, match=r"2 processes share their samples through a folder"):
         draw(None, Maker())
+
+
+def test_a_rank_without_other_processes_means_nothing(monkeypatch, tmp_path):
+    """Some clusters set RANK for every job: one process alone draws everything, and speaks."""
+    monkeypatch.setenv("RANK", "3")
+    for world in ("", "1"):
+        monkeypatch.setenv("WORLD_SIZE", world)
+        make = Maker()
+        assert draw(tmp_path / f"w{world}", make)["frames"].flatten().tolist() == list(range(10))
+        assert is_first_process()
 
 
 def test_two_processes_give_the_samples_and_numbers_of_one(tmp_path, capfd):

@@ -192,6 +192,14 @@ def test_folder_of_another_run_is_refused(tmp_path: Path) -> None:
         claim(tmp_path / "file", {})
 
 
+def test_a_run_goes_on_with_other_sampling_defaults(tmp_path: Path) -> None:
+    """They are saved beside the weights and change nothing about them; so a run older than one of them goes on too."""
+    claim(tmp_path, {"sampler": {"temperature": 1.0}, "training": {"seed": 1}})
+    claim(tmp_path, {"sampler": {"temperature": 0.5, "final_latents": "expected"}, "training": {"seed": 1}})
+    with pytest.raises(GenrefineError, match=r"other settings \(training.sampler\)"):
+        claim(tmp_path, {"training": {"seed": 1, "sampler": "of another kind"}})
+
+
 def test_a_run_older_than_a_setting_goes_on_while_the_setting_is_empty(tmp_path: Path) -> None:
     claim(tmp_path, {"data": {"source": "a"}})
     with pytest.raises(GenrefineError, match=r"other settings \(data.buckets\)"):

@@ -1,16 +1,17 @@
 """What a verb says: lines on standard output, numbers as JSON."""
 
 import json
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from genrefine.files import process_place, write_atomically
+
 
 def is_first_process() -> bool:
     """Return whether this process is the only one or the first of several."""
-    return os.environ.get("RANK", "0") == "0"
+    return process_place()[0] == 0
 
 
 def say(line: str = "") -> None:
@@ -27,7 +28,6 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
         GenrefineError: the path cannot be written.
     """
     from genrefine import __version__
-    from genrefine.files import write_atomically
 
     content = json.dumps({"genrefine": __version__, **record}, indent=2, ensure_ascii=False)
     write_atomically(path, f"{content}\n".encode())

@@ -10,7 +10,6 @@ others get to see them.
 """
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from genrefine.errors import GenrefineError
-from genrefine.files import read_json, write_atomically
+from genrefine.files import process_place, read_json, write_atomically
 
 Make = Callable[[int, int], dict[str, Tensor]]
 """Draws the samples from one number up to another."""
@@ -44,7 +43,7 @@ def draw_batches(
     Raises:
         GenrefineError: the folder belongs to another run, or there is none for several processes.
     """
-    rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, processes = process_place()
     if folder is None:
         if processes > 1:
             raise GenrefineError(f"{processes} processes share their samples through a folder; give one (--samples)")

@@ -12,7 +12,6 @@ refused. Scores are the scorers' affair: they need networks of their own.
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from genrefine.errors import GenrefineError
 from genrefine.evaluation.prompt_samples import TextSampler
 from genrefine.evaluation.sample_folder import claim_folder, meet
 from genrefine.evaluation.samples import run_of
-from genrefine.files import appearing
+from genrefine.files import appearing, process_place
 from genrefine.media.writing import save_clip, save_png
 
 LAYOUTS = {"geneval": 4, "dpg": 4, "vbench": 5}
@@ -118,7 +117,7 @@ def draw_suite(
     Raises:
         GenrefineError: the folder belongs to another run.
     """
-    rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, processes = process_place()
     if rank == 0:
         claim_folder(folder, _claim_of(pipe, suite, sampling))
     missing = [

@@ -303,6 +303,7 @@ class SamplerDefaults:
     guidance_interval: tuple[float, float] = number((0.0, 1.0), at_least=0, at_most=1)
     temperature: float = number(1.0, above=0, at_most=10**6)
     kernel: Literal["refresh", "exact"] = "refresh"
+    final_latents: Literal["drawn", "expected"] = "expected"
 
     def __post_init__(self) -> None:
         check_ranges(self, "sampler")

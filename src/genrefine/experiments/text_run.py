@@ -121,15 +121,15 @@ def _preview(
         code_shape, classes = (tokenizer.code_channels, *grid), tokenizer.code_classes
         bound = apply_guidance(refiner, refiner.prepare(condition.to(device)), sampling.guidance)
         with torch.no_grad():
-            codes = collect(
-                refine(bound, SeededSource(range(len(condition)), device), code_shape, classes, sampling)
-            ).codes
+            steps = refine(bound, SeededSource(range(len(condition)), device), code_shape, classes, sampling)
+            latents = collect(steps, tokenizer.hbq).latents
+        assert latents is not None
         firsts = condition.first_frames
         whole = [
-            code.cpu() if first is None else torch.cat([first.cpu(), code.cpu()], dim=1)
-            for code, first in zip(codes, firsts, strict=True)
+            made.cpu() if first is None else torch.cat([tokenizer.hbq.decode(first[None].cpu())[0], made.cpu()], dim=1)
+            for made, first in zip(latents, firsts, strict=True)
         ]
-        return torch.cat([tokenizer.decode(code[None].to(tokenizer.device)).float().cpu() for code in whole])
+        return torch.cat([tokenizer.decode_whole(one[None].to(tokenizer.device)).float().cpu() for one in whole])
 
     def draw(refiner: TextRefiner) -> Image.Image:
         pictures: list[Image.Image] = []

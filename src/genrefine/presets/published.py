@@ -57,7 +57,11 @@ def class_refiner() -> RefinerRun:
         refiner=RefinerSettings(),
         loss=RefinerLoss(signal_mean=-0.8, signal_std=0.8, label_dropout=0.1),
         sampler=SamplerDefaults(
-            num_inference_steps=50, guidance_scale=2.35, guidance_interval=(0.44, 1.0), temperature=1.31
+            num_inference_steps=50,
+            guidance_scale=2.35,
+            guidance_interval=(0.44, 1.0),
+            temperature=1.31,
+            final_latents="drawn",
         ),
         training=TrainingSettings(
             num_steps=750_600,

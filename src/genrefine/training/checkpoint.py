@@ -77,6 +77,8 @@ def recorded_setting(out: Path, name: str) -> Any:
 def _differences(a: Any, b: Any, path: str = "") -> list[str]:
     if isinstance(a, dict) and isinstance(b, dict):
         keys = {k for k in a.keys() | b.keys() if not (path == "training." and k in MAY_CHANGE)}
+        if not path:
+            keys.discard("sampler")  # saved beside the weights, and no part of what they become
         # A setting younger than the run: empty or 0 means what the run did without it.
         keys -= {k for k in b.keys() - a.keys() if not b[k]}
         return [d for k in keys for d in _differences(a.get(k), b.get(k), f"{path}{k}.")]
