@@ -105,6 +105,15 @@ def test_files_are_paired_by_their_names_whatever_else_is_there(real, tmp_path):
         evaluate_pairs(read_set(ours), read_set(theirs / "animals"), ImageSource(real, size=16), Quarters())
 
 
+def test_more_pairs_than_can_be_held_are_cut_and_said(monkeypatch, kept, real):
+    monkeypatch.setattr("genrefine.evaluation.picture_sets.MOST", 9)
+    two, three, _ = kept
+    found = evaluate_pairs(
+        read_set(two), read_set(three), ImageSource(real, size=16), Quarters(), progress=False, num_resamplings=20
+    )
+    assert (found.paired.num_pairs, found.paired.num_pictures) == (9, 9)
+
+
 def run(capfd, *words):
     capfd.readouterr()
     try:

@@ -6,6 +6,7 @@ the rows over halves.
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,5 +141,6 @@ def evaluate_class_pipeline(
     )
 
 
-def _clips(frames: Tensor) -> list[Float[Tensor, "_ 3 1 _ _"]]:
-    return [from_uint8(part.permute(0, 2, 3, 1)[:, None]) for part in frames.split(32)]
+def _clips(frames: Tensor) -> Iterator[Float[Tensor, "_ 3 1 _ _"]]:
+    for part in frames.split(32):
+        yield from_uint8(part.permute(0, 2, 3, 1)[:, None])

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from genrefine.data import ImageSource
@@ -26,6 +26,9 @@ from genrefine.evaluation.pictures import PictureSource, pixel_batches
 from genrefine.evaluation.sample_folder import claim_of, read_samples
 from genrefine.evaluation.statistics import InceptionScore, Statistics
 from genrefine.media.pixels import from_uint8
+
+MOST = 10_000
+"""Pairs, and held-out pictures, of a paired comparison: their kernels take 0.8 GB each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +144,7 @@ def read_set(path: str | Path, size: int | None = None) -> PictureSet:
         return PictureSet(folder.name, source.names, source, {}, None)
     claim, samples = claim_of(folder), read_samples(folder)
     frames = samples["frames"]
-    pixels = from_uint8(frames if frames.ndim == 5 else rearrange(frames, "n c h w -> n 1 h w c"))
+    pixels = _Bytes(frames if frames.ndim == 5 else rearrange(frames, "n c h w -> n 1 h w c"))
     shown = claim.get("labels", claim.get("prompts"))
     if not isinstance(shown, list) or len(shown) < len(pixels):
         raise GenrefineError(f"'{folder}/run.json' must say what every sample shows; draw the samples again")
@@ -209,6 +212,9 @@ def evaluate_pairs(
 ) -> PairEvaluation:
     """Compare two sets by the pictures that both have.
 
+    Kernels of all pairs of pictures are held at once: of more than `MOST` pairs the first are taken, of more held-out
+    pictures that many spread over them; the record says how many there were.
+
     Args:
         first, second: the sets, with eight keys in common or more.
         held_out: real pictures.
@@ -228,6 +234,9 @@ def evaluate_pairs(
             f"'{first.name}' and '{second.name}' must have eight pictures of the same seed and label or prompt, or of "
             f"the same file name; got {len(keys)} of {len(first.keys)} and {len(second.keys)}"
         )
+    keys = keys[:MOST]
+    if len(held_out) > MOST:
+        held_out = _Some(held_out, [place * len(held_out) // MOST for place in range(MOST)])
     network = extractor if extractor is not None else EfficientNetFeatures()
     one, other = (collect_features(network, part.batches(keys, batch_size, progress)) for part in (first, second))
     real = collect_features(network, pixel_batches(held_out, batch_size, progress, "held-out features"))
@@ -242,6 +251,19 @@ def evaluate_pairs(
         mean_evaluations=(first.mean_evaluations, second.mean_evaluations),
         seed=seed,
     )
+
+
+class _Bytes:
+    """Frames as items of pixels, turned into floats when they are asked for."""
+
+    def __init__(self, frames: UInt8[Tensor, "samples frames height width 3"]) -> None:
+        self.frames = frames
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> Float[Tensor, "3 frames height width"]:
+        return from_uint8(self.frames[index : index + 1])[0]
 
 
 class _Some:
