@@ -22,10 +22,10 @@ class ActiveRows:
 
     def __init__(self, settings: SamplingSettings, num_samples: int, start: float = 0.0) -> None:
         self.settings, self.num_samples = settings, num_samples
-        self.active: Int[Tensor, active] = torch.arange(num_samples)
-        self.signal: Float[Tensor, active] = torch.full((num_samples,), start)
-        self.num_steps: Int[Tensor, active] | None = None
-        self.temperature: Float[Tensor, active] = torch.full((num_samples,), settings.temperature)
+        self.active: Int[Tensor, "active"] = torch.arange(num_samples)
+        self.signal: Float[Tensor, "active"] = torch.full((num_samples,), start)
+        self.num_steps: Int[Tensor, "active"] | None = None
+        self.temperature: Float[Tensor, "active"] = torch.full((num_samples,), settings.temperature)
         self._warmup = self._signals(settings.steps.before())
         self._ways: Float[Tensor, "active steps"] = self._warmup.expand(num_samples, -1)
         self._completed = 0
