@@ -3,8 +3,10 @@
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from genrefine.errors import GenrefineError
+from genrefine.evaluation.comparison import scores_of
 from genrefine.evaluation.extractor_file import (
     InceptionFeatures,
     ScriptedClipFeatures,
@@ -94,6 +96,21 @@ def test_a_script_is_asked_for_features_of_bytes_and_its_classes_are_found(tmp_p
     assert torch.equal(features, direct(frames(), return_features=True))
     assert torch.allclose(network.logits(features), direct(frames(), no_output_bias=True), atol=1e-5)
     assert not torch.allclose(network.logits(features), direct(frames()), atol=1e-3)
+
+
+def test_a_script_without_classes_gives_all_scores_but_one(tmp_path):
+    class Headless(TinyInception):
+        def forward(
+            self, img: Tensor, use_fp16: bool = False, return_features: bool = False, no_output_bias: bool = False
+        ) -> Tensor:
+            x = torch.nn.functional.adaptive_avg_pool2d(img.float() / 255, [2, 2]).flatten(1)
+            return torch.cat([x, x.square()], 1)
+
+    network = read_extractor(save_script(Headless(), tmp_path / "pooled.pt"), 128)
+    features = network(torch.randint(256, (120, 3, 8, 8), dtype=torch.uint8))
+    scores = scores_of(network, features, features.flip(0), None, None, torch.Generator().manual_seed(0))
+    assert scores.inception is None
+    assert scores.manifold.precision == 1
 
 
 def test_a_script_of_clips_gets_levels_and_scales_them_itself(tmp_path):

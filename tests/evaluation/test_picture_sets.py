@@ -12,7 +12,7 @@ from genrefine.errors import GenrefineError
 from genrefine.evaluation.evaluate import evaluate_class_pipeline
 from genrefine.evaluation.features import EfficientNetFeatures
 from genrefine.evaluation.picture_sets import evaluate_pairs, evaluate_pictures, read_set
-from genrefine.evaluation.statistics import read_statistics
+from genrefine.evaluation.statistics import Statistics, read_statistics
 from tiny_models import tiny_pipeline
 
 
@@ -152,6 +152,15 @@ def test_statistics_are_written_and_compared_with(capfd, kept, real, tmp_path):
     code, out, err = run(capfd, "evaluate", "pictures", real, "--reference", file, "--extractor-size", 64)
     assert (code, out) == (2, "")
     assert "must be described by one network" in err
+
+
+def test_statistics_of_other_features_are_refused_before_a_sample_is_drawn(tmp_path):
+    other = Statistics(torch.zeros(5, dtype=torch.float64), torch.eye(5, dtype=torch.float64))
+    with pytest.raises(GenrefineError, match="statistics are of 5 features of a network that is not named"):
+        evaluate_class_pipeline(
+            tiny_pipeline(), None, 10, extractor=Quarters(), folder=tmp_path / "kept", reference=other, progress=False
+        )
+    assert not (tmp_path / "kept").exists()
 
 
 def test_a_reference_alone_is_enough_for_samples(capfd, real, tmp_path):

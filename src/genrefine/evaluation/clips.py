@@ -211,14 +211,17 @@ def evaluate_clips(
     given = real[places][:, :, :1]
     arguments: dict[str, Any] = {"first_frames": given[:, :, 0] / 2 + 0.5} if first_frames else {}
     prompts = [source.captions[i][0] for i in places]
+    theirs = None  # first, as a network that refuses such clips should do so before hours of sampling
+    if clip_extractor is not None:
+        theirs = torch.cat([clip_extractor(part) for part in real.split(4)])
     samples = draw_prompts(pipe, prompts, batch_size, folder, progress, num_frames, **arguments, **sampling)
     pixels = samples.pixels
     network = extractor if extractor is not None else EfficientNetFeatures()
     # One row of features per frame; clip by clip.
     a, b = (collect_features(network, one.split(2)).unflatten(0, (-1, num_frames)) for one in (pixels, real))
     video = None
-    if clip_extractor is not None:
-        ours, theirs = (torch.cat([clip_extractor(part) for part in one.split(4)]) for one in (pixels, real))
+    if clip_extractor is not None and theirs is not None:
+        ours = torch.cat([clip_extractor(part) for part in pixels.split(4)])
         video = VideoDistance(clip_extractor.description, frechet_distance(ours, theirs))
     generator = torch.Generator().manual_seed(seed)
     halves = b[torch.randperm(count, generator=generator)].tensor_split(2)

@@ -82,6 +82,24 @@ class Scores:
     reference: ReferenceDistance | None
 
 
+def require_comparable(extractor: FeatureExtractor, held_out: Any, reference: Statistics | None) -> None:
+    """Refuse what could not be compared, before hours of sampling.
+
+    Raises:
+        GenrefineError: neither held-out pictures nor a reference, or statistics of other features.
+    """
+    if held_out is None and reference is None:
+        raise GenrefineError("a distance needs held-out pictures or a file of statistics; got neither")
+    if reference is None:
+        return
+    count, own = len(reference.mean), extractor.description
+    if count != extractor.num_features or reference.extractor not in (None, own):
+        raise GenrefineError(
+            f"samples and statistics must be described by one network; the statistics are of {count} features of "
+            f"{reference.extractor or 'a network that is not named'}, the samples of {own}"
+        )
+
+
 def scores_of(
     extractor: FeatureExtractor,
     samples: Tensor,
@@ -102,16 +120,11 @@ def scores_of(
     Raises:
         GenrefineError: neither held-out pictures nor a reference, or statistics of other features.
     """
-    if held_out is None and reference is None:
-        raise GenrefineError("a distance needs held-out pictures or a file of statistics; got neither")
-    if reference is not None and reference.extractor not in (None, extractor.description):
-        raise GenrefineError(
-            f"samples and statistics must be described by one network; the statistics are of {reference.extractor}, "
-            f"the samples of {extractor.description}"
-        )
+    require_comparable(extractor, held_out, reference)
+    logits = extractor.logits(samples) if isinstance(extractor, Classifier) else None
     inception = None
-    if isinstance(extractor, Classifier) and len(samples) >= FEWEST_FOR_INCEPTION:
-        inception = inception_score(extractor.logits(samples))
+    if logits is not None and len(samples) >= FEWEST_FOR_INCEPTION:
+        inception = inception_score(logits)
     return Scores(
         comparisons=() if held_out is None else compare_all(samples, held_out, training, generator),
         manifold=None if held_out is None else manifold(samples, held_out),

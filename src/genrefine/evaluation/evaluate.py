@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genrefine.errors import GenrefineError
-from genrefine.evaluation.comparison import Comparison, Record, ReferenceDistance, scores_of
+from genrefine.evaluation.comparison import Comparison, Record, ReferenceDistance, require_comparable, scores_of
 from genrefine.evaluation.features import EfficientNetFeatures, FeatureExtractor, collect_features
 from genrefine.evaluation.manifold import Manifold
 from genrefine.evaluation.neighbors import Memorization, memorization
@@ -103,9 +103,8 @@ def evaluate_class_pipeline(
         raise GenrefineError(
             f"an evaluation needs eight held-out pictures and eight samples; got {there} and {num_samples}"
         )
-    if held_out is None and reference is None:
-        raise GenrefineError("an evaluation needs held-out pictures or a file of statistics; got neither")
     network = extractor if extractor is not None else EfficientNetFeatures()
+    require_comparable(network, held_out, reference)
     num_classes = len(pipe.class_names)
     labels = labels_like(labels_of(held_out) if held_out is not None else range(num_classes), num_classes, num_samples)
     samples = draw_samples(pipe, labels, batch_size, folder, progress, **sampling)

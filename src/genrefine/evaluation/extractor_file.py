@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from genrefine.errors import GenrefineError
 from genrefine.evaluation.features import FeatureExtractor, Frames, ProgramFeatures
 from genrefine.evaluation.inception import NUM_FEATURES, SIDE, read_inception
 from genrefine.evaluation.script import is_scripted, named, read_script, vectors
@@ -75,15 +74,9 @@ class ScriptedFeatures(nn.Module):
         """Return the features of every frame."""
         return vectors(self.network, self.path, as_bytes(frames), return_features=True)
 
-    def logits(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
-        """Return the logits of features as the inception score takes them: without bias.
-
-        Raises:
-            GenrefineError: the program has no classes that could be found.
-        """
-        if self.class_weights is None:
-            raise GenrefineError(f"the inception score needs classes; '{self.path}' has no single layer of them")
-        return features @ self.class_weights.T
+    def logits(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"] | None:
+        """Return the logits of features as the inception score takes them, without bias; None without classes."""
+        return None if self.class_weights is None else features @ self.class_weights.T
 
 
 class ScriptedClipFeatures(nn.Module):

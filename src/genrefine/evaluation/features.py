@@ -45,8 +45,8 @@ class FeatureExtractor(Protocol):
 class Classifier(FeatureExtractor, Protocol):
     """An extractor whose features decide classes, for the inception score."""
 
-    def logits(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
-        """Return the logits of features."""
+    def logits(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"] | None:
+        """Return the logits of features; None where the network turns out to have no classes."""
         ...
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from genrefine.data import ImageSource
 from genrefine.errors import GenrefineError
-from genrefine.evaluation.comparison import Comparison, Record, ReferenceDistance, Scores, scores_of
+from genrefine.evaluation.comparison import Comparison, Record, ReferenceDistance, Scores, require_comparable, scores_of
 from genrefine.evaluation.features import EfficientNetFeatures, FeatureExtractor, collect_features
 from genrefine.evaluation.frechet import frechet_distance
 from genrefine.evaluation.manifold import Manifold, manifold
@@ -182,6 +182,7 @@ def evaluate_pictures(
             "a distance needs eight pictures and eight held-out ones; got "
             f"{len(pictures.keys)} and {len(held_out) if held_out is not None else 'none'}"
         )
+    require_comparable(network, held_out, reference)
     features = collect_features(network, pictures.batches(pictures.keys, batch_size, progress))
     of_held_out = None
     if held_out is not None:

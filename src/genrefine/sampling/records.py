@@ -143,7 +143,7 @@ def collect(records: Iterable[RefinementStep], hbq: HBQ | None = None) -> Refine
     if first is None:
         raise GenrefineError("a refinement has at least one step; got none; pass the records of `refine` unread")
     codes = torch.zeros_like(first.prediction)
-    latents = None if hbq is None else torch.zeros_like(first.latents(hbq))
+    latents: Tensor | None = None
     num_steps, num_evaluations = torch.zeros(2, first.num_samples, dtype=torch.long)
     traces: list[list[float]] = [[] for _ in range(first.num_samples)]
     for record in chain([first], records):
@@ -151,8 +151,10 @@ def collect(records: Iterable[RefinementStep], hbq: HBQ | None = None) -> Refine
         if finished.any():
             samples = record.active[finished].to(codes.device)
             codes[samples] = record.prediction[finished.to(codes.device)]
-            if hbq is not None and latents is not None:
-                latents[samples] = record.latents(hbq, finished)
+            if hbq is not None:
+                shown = record.latents(hbq, finished)
+                latents = shown.new_zeros((first.num_samples, *shown.shape[1:])) if latents is None else latents
+                latents[samples] = shown
         num_steps[record.active] += 1
         num_evaluations[record.active] += record.num_evaluations
         for sample, value in zip(record.active.tolist(), record.entropy.tolist(), strict=True):
